@@ -1,0 +1,140 @@
+// Package wire is the language that agents and relays speak: frames on one
+// byte stream per capture stream, over TLS or QUIC alike. PROTOCOL.md in this
+// folder specifies it; each layout stands again, short, beside its type.
+//
+// A conversation is a sequence of epochs. The agent opens each with a hello,
+// the relay answers with a hello-ack or a refusal, then batches, gaps and
+// statistics flow one way and acks the other, until the agent's end closes
+// the epoch. A new hello may follow on the same byte stream.
+package wire
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Version is the protocol version that this package speaks.
+const Version = 1
+
+// ALPN names the protocol in the TLS handshake.
+const ALPN = "poip/1"
+
+// Type says what a frame holds.
+type Type uint8
+
+// The frame types, and who sends them.
+const (
+	TypeHello    Type = 1 // agent: opens an epoch
+	TypeHelloAck Type = 2 // relay: where the epoch stands
+	TypeRefusal  Type = 3 // relay: no, or no longer, and why
+	TypeBatch    Type = 4 // agent: packets
+	TypeGap      Type = 5 // agent: packets that were lost, and why
+	TypeAck      Type = 6 // relay: every number below this is in my care
+	TypeStats    Type = 7 // agent: its counters; a sign of life as well
+	TypeEnd      Type = 8 // agent: the epoch is over
+)
+
+// Bounds, all checked before anything is allocated. Sizes are in bytes.
+const (
+	FrameHeaderLen = 8
+	BatchHeaderLen = 32 // follows the frame header
+
+	// BatchPrefixLen is what precedes the records of a batch on the wire.
+	BatchPrefixLen = FrameHeaderLen + BatchHeaderLen
+
+	// MaxBatchLen bounds the payload of a batch frame.
+	MaxBatchLen = 1 << 20
+
+	// MaxControlLen bounds the payload of every other frame.
+	MaxControlLen = 4096
+)
+
+// PacketNumber counts the packets that a sensor's filter matched within one
+// epoch, the lost ones included. The first is 0.
+type PacketNumber uint64
+
+// Epoch names one uninterrupted run of a capture. It is random.
+type Epoch [16]byte
+
+func (e Epoch) String() string { return fmt.Sprintf("%x", e[:]) }
+
+// Cause says why packets were lost.
+type Cause uint16
+
+// The causes of gaps. Their names are labels of metrics.
+const (
+	CauseKernelDrop     Cause = 1 // the kernel's capture ring was full
+	CauseCaptureRestart Cause = 2 // the capture had to be opened anew
+	CauseSpoolOverflow  Cause = 3 // the agent had no room to keep them
+	CauseSpoolCorrupt   Cause = 4 // the agent's spool was damaged
+	CauseAgentCrash     Cause = 5 // the agent died; the count is unknown
+	CauseHistoryCorrupt Cause = 6 // the relay's history was damaged
+	CauseRelayRestart   Cause = 7 // acknowledged to a relay that has forgotten them
+)
+
+// Causes lists every cause, for tables that need one cell for each.
+var Causes = []Cause{
+	CauseKernelDrop, CauseCaptureRestart, CauseSpoolOverflow, CauseSpoolCorrupt,
+	CauseAgentCrash, CauseHistoryCorrupt, CauseRelayRestart,
+}
+
+func (c Cause) String() string {
+	switch c {
+	case CauseKernelDrop:
+		return "kernel_drop"
+	case CauseCaptureRestart:
+		return "capture_restart"
+	case CauseSpoolOverflow:
+		return "spool_overflow"
+	case CauseSpoolCorrupt:
+		return "spool_corrupt"
+	case CauseAgentCrash:
+		return "agent_crash"
+	case CauseHistoryCorrupt:
+		return "history_corrupt"
+	case CauseRelayRestart:
+		return "relay_restart"
+	}
+	return fmt.Sprintf("cause_%d", uint16(c))
+}
+
+// Code says why a relay refuses a stream.
+type Code uint16
+
+// The codes of refusals. Retry tells which of them may pass by themselves.
+const (
+	CodeVersion   Code = 1 // no common protocol version
+	CodeForbidden Code = 2 // the certificate does not allow this stream
+	CodeLimit     Code = 3 // a limit of the relay is reached
+	CodeFenced    Code = 4 // a newer session of the same stream took over
+	CodeDraining  Code = 5 // the relay is shutting down or moving
+	CodeProtocol  Code = 6 // a frame broke the protocol
+	CodeHole      Code = 7 // a packet number was left out
+	CodeCorrupt   Code = 8 // a batch failed its CRC
+)
+
+func (c Code) String() string {
+	switch c {
+	case CodeVersion:
+		return "version"
+	case CodeForbidden:
+		return "forbidden"
+	case CodeLimit:
+		return "limit"
+	case CodeFenced:
+		return "fenced"
+	case CodeDraining:
+		return "draining"
+	case CodeProtocol:
+		return "protocol"
+	case CodeHole:
+		return "hole"
+	case CodeCorrupt:
+		return "corrupt"
+	}
+	return fmt.Sprintf("code_%d", uint16(c))
+}
+
+// ErrMalformed is wrapped by every error about bytes that break the protocol,
+// as against errors of the connection.
+var ErrMalformed = errors.New("malformed frame")
