@@ -7,16 +7,40 @@ import "encoding/binary"
 // allocates only if dst has too little room; len(records) is always enough.
 // The caller keeps 1 <= snaplen, and records as CountRecords accepts them.
 func Convert(dst, records []byte, micro bool, snaplen uint32) []byte {
+	// Mostly nothing is cut: one copy and one walk are twice as fast as
+	// looking first.
 	from := len(dst)
-	dst = appendCut(dst, records, snaplen)
-	if micro {
-		toMicro(dst[from:])
+	dst = append(dst, records...)
+	done := convertTimes(dst[from:], micro, snaplen)
+	if done == len(records) {
+		return dst
 	}
+	from += done
+	dst = appendCut(dst[:from], records[done:], snaplen)
+	convertTimes(dst[from:], micro, snaplen)
 	return dst
 }
 
-// appendCut copies what needs no cut in one piece: few records do, and many
-// small copies cost more than one walk over the headers.
+// convertTimes works in place, up to the first record longer than snaplen, and
+// returns the length of what it has walked.
+func convertTimes(records []byte, micro bool, snaplen uint32) int {
+	le := binary.LittleEndian
+	at := 0
+	for at < len(records) {
+		header := records[at : at+RecordHeaderLen : at+RecordHeaderLen]
+		captured := le.Uint32(header[8:])
+		if captured > snaplen {
+			break
+		}
+		if micro {
+			le.PutUint32(header[4:], le.Uint32(header[4:])/1000)
+		}
+		at += RecordHeaderLen + int(captured)
+	}
+	return at
+}
+
+// appendCut copies runs of records that need no cut in one piece.
 func appendCut(dst, records []byte, snaplen uint32) []byte {
 	le := binary.LittleEndian
 	begin, at := 0, 0 // of the records not copied yet; of this one
@@ -31,14 +55,4 @@ func appendCut(dst, records []byte, snaplen uint32) []byte {
 		at = next
 	}
 	return append(dst, records[begin:]...)
-}
-
-// toMicro divides the fractions of all records' times, in place.
-func toMicro(records []byte) {
-	le := binary.LittleEndian
-	for at := 0; at < len(records); {
-		header := records[at : at+RecordHeaderLen]
-		le.PutUint32(header[4:], le.Uint32(header[4:])/1000)
-		at += RecordHeaderLen + int(le.Uint32(header[8:]))
-	}
 }
