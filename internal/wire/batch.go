@@ -62,12 +62,16 @@ func batchCRC(header, records []byte) uint32 {
 	return crc32.Update(crc, castagnoli, records)
 }
 
-// VerifyBatch checks a batch that has come to rest: its CRC, then that the
-// records are whole, within bounds and as many as the header says.
+// VerifyBatch checks a batch that has come to rest: its CRC, that its numbers
+// do not overflow, then that the records are whole, within bounds and as many
+// as the header says.
 func VerifyBatch(header, records []byte) error {
 	h := ParseBatchHeader(header)
 	if got := batchCRC(header, records); got != h.CRC {
 		return fmt.Errorf("%w: CRC %08x, header says %08x", ErrMalformed, got, h.CRC)
+	}
+	if h.Next() < h.First {
+		return fmt.Errorf("%w: batch of %d packets at %d overflows", ErrMalformed, h.Count, h.First)
 	}
 	n, err := pcap.CountRecords(records)
 	if err != nil {

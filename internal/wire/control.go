@@ -23,9 +23,9 @@ const (
 //	+---------+------------+----------+--------+--------+----------+----
 //	  … stream, interface, agent: each a 16-bit length and that many bytes
 type Hello struct {
-	Version   uint16
+	Version   uint16 // the highest that the agent speaks; not 0
 	LinkType  pcap.LinkType
-	Snaplen   uint32
+	Snaplen   uint32 // longest captured length to come, 1 to pcap.MaxCaptured
 	Epoch     Epoch
 	Oldest    PacketNumber // the lowest number that the agent can still send
 	SentAt    int64        // the sensor's clock, nanoseconds since 1970
@@ -41,7 +41,7 @@ type Hello struct {
 //	| version | 0   | position | window | max batch | idle ms     |
 //	+---------+-----+----------+--------+-----------+-------------+
 type HelloAck struct {
-	Version  uint16
+	Version  uint16       // the one that both speak from here on
 	Position PacketNumber // the next number that the relay wants
 	Window   uint32       // bytes of frames that may be unacknowledged
 	MaxBatch uint32       // largest payload of a batch frame that the relay takes
@@ -84,25 +84,29 @@ func (g Gap) Next() PacketNumber { return g.First + PacketNumber(g.Count) }
 // Ack says that every number below Next of the current epoch is in the relay's
 // care. A repeated one is a sign of life.
 //
-//	 0      8
-//	+------+
-//	| next |
-//	+------+
-type Ack struct{ Next PacketNumber }
+//	 0      8       9
+//	+------+-------+
+//	| next | ended |
+//	+------+-------+
+type Ack struct {
+	Next  PacketNumber
+	Ended bool // the answer to an end: it is in the relay's care as well
+}
 
 // Stats are the agent's counters of one stream since its epoch began.
 //
-//	 0         8          16     24       32       40
-//	+---------+----------+------+--------+--------+
-//	| sent at | captured | lost | queued | queued |
-//	|         | packets  |      | packets| bytes  |
-//	+---------+----------+------+--------+--------+
+//	 0         8          16     24      32        40       48
+//	+---------+----------+------+-------+---------+--------+
+//	| sent at | captured | lost | empty | queued  | queued |
+//	|         | packets  |      |       | packets | bytes  |
+//	+---------+----------+------+-------+---------+--------+
 type Stats struct {
-	SentAt        int64 // the sensor's clock, nanoseconds since 1970
-	Captured      uint64
-	Lost          uint64
-	QueuedPackets uint64
-	QueuedBytes   uint64
+	SentAt        int64  // the sensor's clock, nanoseconds since 1970
+	Captured      uint64 // packets with a number, the lost ones included
+	Lost          uint64 // of these, in gaps
+	Empty         uint64 // packets without captured bytes; they have no number
+	QueuedPackets uint64 // not acknowledged, gaps included
+	QueuedBytes   uint64 // of memory that these take at the agent
 }
 
 // End closes an epoch. After it the agent may say hello again.
@@ -172,7 +176,8 @@ func AppendGap(dst []byte, g Gap) []byte {
 // AppendAck appends an ack frame.
 func AppendAck(dst []byte, a Ack) []byte {
 	return appendFrame(dst, TypeAck, func(b []byte) []byte {
-		return binary.LittleEndian.AppendUint64(b, uint64(a.Next))
+		b = binary.LittleEndian.AppendUint64(b, uint64(a.Next))
+		return appendBool(b, a.Ended)
 	})
 }
 
@@ -183,6 +188,7 @@ func AppendStats(dst []byte, s Stats) []byte {
 		b = le.AppendUint64(b, uint64(s.SentAt))
 		b = le.AppendUint64(b, s.Captured)
 		b = le.AppendUint64(b, s.Lost)
+		b = le.AppendUint64(b, s.Empty)
 		b = le.AppendUint64(b, s.QueuedPackets)
 		return le.AppendUint64(b, s.QueuedBytes)
 	})
@@ -192,10 +198,7 @@ func AppendStats(dst []byte, s Stats) []byte {
 func AppendEnd(dst []byte, e End) []byte {
 	return appendFrame(dst, TypeEnd, func(b []byte) []byte {
 		b = binary.LittleEndian.AppendUint64(b, uint64(e.Next))
-		if e.Final {
-			return append(b, 1)
-		}
-		return append(b, 0)
+		return appendBool(b, e.Final)
 	})
 }
 
@@ -204,6 +207,13 @@ func appendFrame(dst []byte, t Type, payload func([]byte) []byte) []byte {
 	dst = payload(appendHeader(dst, t, 0))
 	binary.LittleEndian.PutUint32(dst[start+4:], uint32(len(dst)-start-FrameHeaderLen))
 	return dst
+}
+
+func appendBool(b []byte, v bool) []byte {
+	if v {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 func appendText(b []byte, s string, most int) []byte {

@@ -23,19 +23,19 @@ func ReadHeader(r io.Reader, buf *[FrameHeaderLen]byte) (Header, error) {
 	if _, err := io.ReadFull(r, buf[:]); err != nil {
 		return Header{}, err
 	}
-	h := Header{Type: Type(buf[0]), Length: int(binary.LittleEndian.Uint32(buf[4:]))}
+	t, length := Type(buf[0]), binary.LittleEndian.Uint32(buf[4:])
 	if buf[1] != 0 || buf[2] != 0 || buf[3] != 0 {
-		return h, fmt.Errorf("%w: reserved bits set in header of type %d", ErrMalformed, h.Type)
+		return Header{}, fmt.Errorf("%w: reserved bits set in header of type %d", ErrMalformed, t)
 	}
 	switch {
-	case h.Type < TypeHello || h.Type > TypeEnd:
-		return h, fmt.Errorf("%w: unknown type %d", ErrMalformed, h.Type)
-	case h.Type == TypeBatch && (h.Length <= BatchHeaderLen || h.Length > MaxBatchLen):
-		return h, fmt.Errorf("%w: batch of %d bytes, want %d to %d", ErrMalformed, h.Length, BatchHeaderLen+1, MaxBatchLen)
-	case h.Type != TypeBatch && h.Length > MaxControlLen:
-		return h, fmt.Errorf("%w: type %d of %d bytes, at most %d", ErrMalformed, h.Type, h.Length, MaxControlLen)
+	case t < TypeHello || t > TypeEnd:
+		return Header{}, fmt.Errorf("%w: unknown type %d", ErrMalformed, t)
+	case t == TypeBatch && (length <= BatchHeaderLen || length > MaxBatchLen):
+		return Header{}, fmt.Errorf("%w: batch of %d bytes, want %d to %d", ErrMalformed, length, BatchHeaderLen+1, MaxBatchLen)
+	case t != TypeBatch && length > MaxControlLen:
+		return Header{}, fmt.Errorf("%w: type %d of %d bytes, at most %d", ErrMalformed, t, length, MaxControlLen)
 	}
-	return h, nil
+	return Header{Type: t, Length: int(length)}, nil
 }
 
 func appendHeader(dst []byte, t Type, length int) []byte {

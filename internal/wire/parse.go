@@ -12,6 +12,7 @@ import (
 // what the matching Append function writes.
 
 // ParseHello reads a hello. Its texts are not checked but for their length.
+// Later versions append fields to this layout; they are passed over.
 func ParseHello(payload []byte) (Hello, error) {
 	p := parser{b: payload}
 	h := Hello{
@@ -25,6 +26,12 @@ func ParseHello(payload []byte) (Hello, error) {
 	h.Stream = p.text(MaxStreamLen)
 	h.Interface = p.text(MaxDescriptionLen)
 	h.Agent = p.text(MaxAgentLen)
+	if h.Version > Version {
+		p.b = nil
+	}
+	if h.Version == 0 || h.Snaplen == 0 || h.Snaplen > pcap.MaxCaptured {
+		p.bad = true
+	}
 	return h, p.done("hello")
 }
 
@@ -60,7 +67,7 @@ func ParseGap(payload []byte) (Gap, error) {
 // ParseAck reads an ack.
 func ParseAck(payload []byte) (Ack, error) {
 	p := parser{b: payload}
-	a := Ack{Next: PacketNumber(p.u64())}
+	a := Ack{Next: PacketNumber(p.u64()), Ended: p.bool()}
 	return a, p.done("ack")
 }
 
@@ -71,6 +78,7 @@ func ParseStats(payload []byte) (Stats, error) {
 		SentAt:        int64(p.u64()),
 		Captured:      p.u64(),
 		Lost:          p.u64(),
+		Empty:         p.u64(),
 		QueuedPackets: p.u64(),
 		QueuedBytes:   p.u64(),
 	}
@@ -80,14 +88,7 @@ func ParseStats(payload []byte) (Stats, error) {
 // ParseEnd reads an end.
 func ParseEnd(payload []byte) (End, error) {
 	p := parser{b: payload}
-	e := End{Next: PacketNumber(p.u64())}
-	switch p.take(1)[0] {
-	case 0:
-	case 1:
-		e.Final = true
-	default:
-		p.bad = true
-	}
+	e := End{Next: PacketNumber(p.u64()), Final: p.bool()}
 	return e, p.done("end")
 }
 
@@ -123,6 +124,12 @@ func (p *parser) zero(n int) {
 			p.bad = true
 		}
 	}
+}
+
+func (p *parser) bool() bool {
+	b := p.take(1)[0]
+	p.bad = p.bad || b > 1
+	return b == 1
 }
 
 func (p *parser) text(most int) string {

@@ -11,6 +11,9 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"time"
+
+	"poip/internal/pcap"
 )
 
 // Version is the protocol version that this package speaks.
@@ -45,8 +48,20 @@ const (
 	// MaxBatchLen bounds the payload of a batch frame.
 	MaxBatchLen = 1 << 20
 
+	// LeastMaxBatch is what every relay takes: one packet of any length.
+	LeastMaxBatch = BatchHeaderLen + pcap.MaxRecordLen
+
 	// MaxControlLen bounds the payload of every other frame.
 	MaxControlLen = 4096
+)
+
+// Timers of both sides. A relay may choose another Idle in its hello-ack.
+const (
+	SignOfLife   = 5 * time.Second  // statistics one way, repeated acks the other
+	Idle         = 15 * time.Second // of silence, after which the link is dead
+	LeastIdle    = 3 * time.Second  // what a hello-ack may say …
+	MostIdle     = 60 * time.Second // … at least and at most
+	HelloTimeout = 10 * time.Second // for the first hello, from the handshake on
 )
 
 // PacketNumber counts the packets that a sensor's filter matched within one
@@ -61,7 +76,8 @@ func (e Epoch) String() string { return fmt.Sprintf("%x", e[:]) }
 // Cause says why packets were lost.
 type Cause uint16
 
-// The causes of gaps. Their names are labels of metrics.
+// The causes of gaps. Their names are labels of metrics, so a value that a
+// later version may send has one name as well.
 const (
 	CauseKernelDrop     Cause = 1 // the kernel's capture ring was full
 	CauseCaptureRestart Cause = 2 // the capture had to be opened anew
@@ -95,13 +111,13 @@ func (c Cause) String() string {
 	case CauseRelayRestart:
 		return "relay_restart"
 	}
-	return fmt.Sprintf("cause_%d", uint16(c))
+	return "unknown"
 }
 
 // Code says why a relay refuses a stream.
 type Code uint16
 
-// The codes of refusals. Retry tells which of them may pass by themselves.
+// The codes of refusals. PROTOCOL.md says what an agent does about each.
 const (
 	CodeVersion   Code = 1 // no common protocol version
 	CodeForbidden Code = 2 // the certificate does not allow this stream
@@ -132,7 +148,7 @@ func (c Code) String() string {
 	case CodeCorrupt:
 		return "corrupt"
 	}
-	return fmt.Sprintf("code_%d", uint16(c))
+	return "unknown"
 }
 
 // ErrMalformed is wrapped by every error about bytes that break the protocol,
