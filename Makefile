@@ -1,0 +1,84 @@
+# poip: packets from many sensors to many analysts, safely.
+#
+#   make run      build, start a demonstration, print what to paste elsewhere
+#   make test     install what the tests need, then run them all
+#   make help     every target
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X poip/internal/cli.Version=$(VERSION)
+BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+# What the tests run beside us: Debian's packages, and a command of each.
+DEB_PACKAGES := tshark tcpdump ncat netcat-openbsd socat stunnel4 iperf3 nftables tcpreplay iproute2 openssl procps
+DEB_COMMANDS := tshark tcpdump ncat nc.openbsd socat stunnel4 iperf3 nft tcpreplay ip openssl pgrep
+
+export POIP_CAPTURES ?= $(abspath ../shared/captures)
+export GOTOOLCHAIN   ?= local
+export PATH          := $(PATH):/usr/sbin:/sbin
+
+.PHONY: build
+build: ## both commands, static, into bin/
+	$(BUILD) -o bin/ ./cmd/poip-relay ./cmd/poip-agent
+
+.PHONY: run
+run: build ## build and start a demonstration on this machine
+	exec bin/poip-relay demo
+
+.PHONY: deps
+deps: ## install the tools that tests compare with (Debian packages)
+	@missing=$$(for c in $(DEB_COMMANDS); do command -v $$c >/dev/null || echo $$c; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing, for lack of: $$missing"; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $(DEB_PACKAGES) >/dev/null; \
+	fi
+
+.PHONY: test
+test: deps build ## every test, with the real tools
+	go test -count=1 -timeout 20m ./...
+
+.PHONY: race
+race: deps build ## the tests of our own code under the race detector
+	go test -race -short -count=1 -timeout 20m ./agent/... ./auth/... ./broker/... ./certs/... ./internal/...
+
+FUZZTIME ?= 5s
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (5s)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  grep -ho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2 | while read -r target; do \
+	    echo "== $$dir $$target"; \
+	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 "$$dir" </dev/null; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: deps build ## side by side with the neighbors, as ratios in one run
+	go run ./internal/bench $(BENCHFLAGS)
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
+	go vet ./...
+	cd .ci/tools && go build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+.PHONY: cross
+cross: ## every platform that we promise
+	for arch in amd64 arm64 arm mipsle; do \
+	  echo "linux/$$arch"; GOOS=linux GOARCH=$$arch $(BUILD) -o bin/linux-$$arch/ ./cmd/poip-relay ./cmd/poip-agent; \
+	done
+	for os in darwin windows; do \
+	  echo "$$os/amd64 (agent)"; GOOS=$$os GOARCH=amd64 $(BUILD) -o bin/$$os-amd64/ ./cmd/poip-agent; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
