@@ -105,8 +105,8 @@ type Stats struct {
 	Captured      uint64 // packets with a number, the lost ones included
 	Lost          uint64 // of these, in gaps
 	Empty         uint64 // packets without captured bytes; they have no number
-	QueuedPackets uint64 // not acknowledged, gaps included
-	QueuedBytes   uint64 // of memory that these take at the agent
+	QueuedPackets uint64 // held because they are not acknowledged
+	QueuedBytes   uint64 // of the agent's memory that these take
 }
 
 // End closes an epoch. After it the agent may say hello again.
