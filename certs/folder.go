@@ -1,0 +1,113 @@
+package certs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+const (
+	folderMode fs.FileMode = 0o700
+	secretMode fs.FileMode = 0o600
+	publicMode fs.FileMode = 0o644 // within a folder of 0700
+)
+
+// file is one to be made.
+type file struct {
+	name string
+	data []byte
+	mode fs.FileMode
+}
+
+// fill makes the files in dir, all or none. A file that is there already is
+// left alone, and named in the error.
+func fill(dir string, files []file) (err error) {
+	if err := os.MkdirAll(dir, folderMode); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	if err := CheckFolder(dir); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open folder: %w", err)
+	}
+	defer root.Close()
+	for i, f := range files {
+		if err := create(root, f); err != nil {
+			return undo(root, files[:i], err)
+		}
+	}
+	return nil
+}
+
+// undo removes what was made before err.
+func undo(root *os.Root, made []file, err error) error {
+	for _, f := range made {
+		if e := root.Remove(f.name); e != nil {
+			err = fmt.Errorf("%w; and %s could not be removed again: %w", err, filepath.Join(root.Name(), f.name), e)
+		}
+	}
+	return err
+}
+
+// create makes one file, which must not exist, and has it on the disk.
+func create(root *os.Root, f file) error {
+	path := filepath.Join(root.Name(), f.name)
+	out, err := root.OpenFile(f.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already and is not overwritten: choose another folder, or move it away", path)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	_, err = out.Write(f.data)
+	err = errors.Join(err, out.Sync(), out.Close())
+	if err != nil {
+		return undo(root, []file{f}, fmt.Errorf("write %s: %w", path, err))
+	}
+	return nil
+}
+
+// CheckFolder refuses a folder for keys that others than its owner can enter.
+func CheckFolder(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("check folder: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("check folder: %s is not a folder", dir)
+	}
+	return checkMode(dir, info.Mode(), folderMode)
+}
+
+// readSecret reads a key that only its owner can read.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat() // of the open file, so that nobody can swap it in between
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMode(path, info.Mode(), secretMode); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(f)
+}
+
+func checkMode(path string, have, want fs.FileMode) error {
+	if runtime.GOOS == "windows" { // modes say nothing there
+		return nil
+	}
+	if wider := have.Perm() &^ want; wider != 0 {
+		return fmt.Errorf("%s is open to others (mode %04o): run chmod %04o %s", path, have.Perm(), want, path)
+	}
+	return nil
+}
