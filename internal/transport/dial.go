@@ -1,0 +1,203 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Dialer opens streams to relays. Its fields are set once, before the first Open.
+type Dialer struct {
+	// TLS is the agent's certificate and whom it trusts. Where ServerName is
+	// empty, the endpoint's host has to be in the relay's certificate.
+	TLS *tls.Config
+
+	// CAFile is where the trusted authorities were read from; errors name it.
+	CAFile string
+
+	// Congestion names the TCP congestion control. "auto" is bbr where the
+	// kernel lets us have it, and else what the system uses, as "" is.
+	Congestion string
+
+	// Resolved, if set, is told all addresses of an endpoint before a packet
+	// goes to any of them.
+	Resolved func(addrs []netip.AddrPort)
+
+	Log *slog.Logger // default: slog.Default()
+
+	mu    sync.Mutex
+	links map[Endpoint]*slot // guarded by mu; QUIC connections, made by slotOf
+}
+
+// Open opens a byte stream. Streams to one QUIC endpoint share a connection.
+// A relay that refuses our certificate says so only after that, so an error
+// of the first Read may be one of these too.
+func (d *Dialer) Open(ctx context.Context, ep Endpoint) (Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	open := d.openTLS
+	if ep.Scheme == "quic" {
+		open = d.openQUIC
+	}
+	conn, err := open(ctx, ep)
+	if err != nil {
+		return nil, d.explain(ep, err)
+	}
+	return conn, nil
+}
+
+func (d *Dialer) log() *slog.Logger {
+	if d.Log != nil {
+		return d.Log
+	}
+	return slog.Default()
+}
+
+// tlsConfig is ours, for one endpoint.
+func (d *Dialer) tlsConfig(ep Endpoint) *tls.Config {
+	cfg := d.TLS.Clone()
+	if cfg.ServerName == "" {
+		cfg.ServerName = ep.Host
+	}
+	cfg.NextProtos = []string{ALPN}
+	cfg.DynamicRecordSizingDisabled = true
+	return cfg
+}
+
+func (d *Dialer) openTLS(ctx context.Context, ep Endpoint) (Conn, error) {
+	addrs, err := d.resolve(ctx, ep)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := race(ctx, addrs, d.dialTCP, func(c net.Conn) { c.Close() })
+	if err != nil {
+		return nil, err
+	}
+	cork := NewCork(conn, GatherSize)
+	secured := tls.Client(cork, d.tlsConfig(ep))
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if got := secured.ConnectionState().NegotiatedProtocol; got != ALPN {
+		conn.Close()
+		return nil, errNoALPN
+	}
+	return newTLSConn(secured, cork, congestionOf(conn)), nil
+}
+
+func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	dialer := net.Dialer{
+		KeepAliveConfig: keepAlive,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			if e := raw.Control(func(fd uintptr) {
+				_ = setUserTimeout(fd, userTimeout)
+				err = setCongestion(fd, d.Congestion)
+			}); e != nil {
+				return e
+			}
+			return err
+		},
+	}
+	return dialer.DialContext(ctx, "tcp", addr.String())
+}
+
+// resolve finds the endpoint's addresses and announces them.
+func (d *Dialer) resolve(ctx context.Context, ep Endpoint) ([]netip.AddrPort, error) {
+	ips, err := lookup(ctx, ep.Host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.AddrPort, len(ips))
+	for i, ip := range ips {
+		addrs[i] = netip.AddrPortFrom(ip.Unmap(), ep.Port)
+	}
+	if d.Resolved != nil {
+		d.Resolved(addrs)
+	}
+	return addrs, nil
+}
+
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// headStart is how long an address is tried alone before the next one is
+// tried beside it (RFC 8305, 5).
+const headStart = 250 * time.Millisecond
+
+// race dials the addresses, each a head start after the one before or as soon
+// as that has failed, and returns the first connection. Others go to discard.
+func race[C any](ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (C, error), discard func(C)) (won C, err error) {
+	type result struct {
+		conn C
+		err  error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan result, len(addrs))
+	started, ended := 0, 0
+	start := func() {
+		addr := addrs[started]
+		started++
+		go func() {
+			conn, err := dial(ctx, addr)
+			results <- result{conn, err}
+		}()
+	}
+	defer func() { // the losers
+		cancel()
+		for ; ended < started; ended++ {
+			if r := <-results; r.err == nil {
+				discard(r.conn)
+			}
+		}
+	}()
+	var errs []error
+	next := time.NewTicker(headStart)
+	defer next.Stop()
+	if len(addrs) == 0 {
+		return won, errors.New("no address")
+	}
+	for start(); ended < len(addrs); {
+		select {
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				return r.conn, nil
+			}
+			errs = append(errs, r.err)
+		case <-next.C:
+		}
+		if started < len(addrs) {
+			start()
+			next.Reset(headStart)
+		}
+	}
+	return won, errors.Join(errs...)
+}
+
+// Close ends all shared connections. Streams on them break.
+func (d *Dialer) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.links {
+		if s.link != nil {
+			s.link.shut()
+		}
+	}
+	d.links = nil
+	return nil
+}
+
+var errNoALPN = fmt.Errorf("it speaks TLS, but not %s", ALPN)

@@ -1,0 +1,102 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// evictAfter is how long a stranger keeps its place against a newcomer. A
+// handshake takes a few round trips; silence takes for ever.
+const evictAfter = time.Second
+
+// gate bounds how many strangers, peers whose handshake has not ended, are
+// let in at once: in all, and from one address. When it is full, a newcomer
+// takes the place of who has been a stranger longest, unless all are fresh.
+type gate struct {
+	most, mostPerAddr int // set once before use
+
+	mu        sync.Mutex
+	strangers []*stranger // guarded by mu; the oldest first
+}
+
+// stranger is a connection whose peer has not proven itself.
+type stranger struct {
+	addr  netip.Prefix
+	since time.Time
+	evict func() // nil: keeps its place
+}
+
+var errCrowded = errors.New("too many connections that have not proven themselves")
+
+// enter takes a place. The stranger leaves it by leave.
+func (g *gate) enter(remote net.Addr, evict func()) (*stranger, error) {
+	s := &stranger{addr: origin(remote), since: time.Now(), evict: evict}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	same := func(o *stranger) bool { return o.addr == s.addr }
+	anyone := func(*stranger) bool { return true }
+	if !g.makeRoom(same, g.mostPerAddr) || !g.makeRoom(anyone, g.most) {
+		return nil, errCrowded
+	}
+	g.strangers = append(g.strangers, s)
+	return s, nil
+}
+
+// makeRoom sees to it that fewer than most of a kind are here.
+func (g *gate) makeRoom(kind func(*stranger) bool, most int) bool {
+	n := 0
+	for _, s := range g.strangers {
+		if kind(s) {
+			n++
+		}
+	}
+	if n < most {
+		return true
+	}
+	i := slices.IndexFunc(g.strangers, func(s *stranger) bool { return kind(s) && s.evict != nil })
+	if i < 0 || time.Since(g.strangers[i].since) < evictAfter {
+		return false
+	}
+	g.strangers[i].evict()
+	g.strangers = slices.Delete(g.strangers, i, i+1)
+	return true
+}
+
+// leave gives the place back. It may be called again, and after an eviction.
+func (g *gate) leave(s *stranger) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.strangers, s); i >= 0 {
+		g.strangers = slices.Delete(g.strangers, i, i+1)
+	}
+}
+
+// crowd is how many strangers are here.
+func (g *gate) crowd() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.strangers)
+}
+
+// origin is what counts as one address: an IPv4 address, or the 64 bits of an
+// IPv6 address that one customer gets.
+func origin(addr net.Addr) netip.Prefix {
+	var ap netip.AddrPort
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	}
+	ip := ap.Addr().Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits) // of the zero Addr: the zero Prefix
+	return p
+}

@@ -1,0 +1,115 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/quic-go/quic-go"
+)
+
+// ServeQUIC is ServeTLS for QUIC: it takes pc over, and calls handle for each
+// stream of each connection.
+//
+// Every newcomer has to prove first that its address is its own (Retry): that
+// costs one round trip at a dial which is rare, keeps no state for forged
+// addresses, and sends less than comes in.
+func ServeQUIC(ctx context.Context, pc net.PacketConn, cfg *tls.Config, opts ServeOptions, handle func(context.Context, Conn)) error {
+	s := newServer(opts, handle)
+	transport := quicTransport(pc)
+	transport.VerifySourceAddress = func(net.Addr) bool { return true }
+	transport.ConnContext = s.enterQUIC
+	defer pc.Close()
+	defer transport.Close()
+	config := quicConfig()
+	config.HandshakeIdleTimeout = s.opts.HandshakeTimeout / 2
+	config.MaxIncomingStreams = int64(s.opts.MaxStreams)
+	ln, err := transport.Listen(cfg, config)
+	if err != nil {
+		return fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)
+	}
+	checkBuffers(pc, s.opts.Log)
+	err = s.acceptQUIC(ctx, ln)
+	ln.Close()
+	s.running.Wait()
+	return err
+}
+
+// newcomer is kept in the context of a connection until its handshake ends.
+type newcomer struct {
+	who    *stranger
+	remote net.Addr
+	proven sync.Once
+}
+
+type newcomerKey struct{}
+
+// enterQUIC takes a place at the gate, and gives it back when the connection
+// ends without having been accepted.
+func (s *server) enterQUIC(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	who, err := s.gate.enter(info.RemoteAddr, nil)
+	if err != nil {
+		s.refused(info.RemoteAddr, "quic", err)
+		return nil, err
+	}
+	n := &newcomer{who: who, remote: info.RemoteAddr}
+	context.AfterFunc(ctx, func() {
+		n.proven.Do(func() {
+			s.gate.leave(who)
+			s.refused(n.remote, "quic", context.Cause(ctx))
+		})
+	})
+	return context.WithValue(ctx, newcomerKey{}, n), nil
+}
+
+// leaveQUIC gives the place of a connection back whose handshake was good.
+func (s *server) leaveQUIC(conn *quic.Conn) {
+	if n, ok := conn.Context().Value(newcomerKey{}).(*newcomer); ok {
+		n.proven.Do(func() { s.gate.leave(n.who) })
+	}
+}
+
+func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
+	for {
+		conn, err := ln.Accept(ctx)
+		if ctx.Err() != nil {
+			if err == nil {
+				conn.CloseWithError(0, "")
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept QUIC on %s: %w", ln.Addr(), err)
+		}
+		s.leaveQUIC(conn)
+		s.running.Go(func() { s.serveQUIC(ctx, conn) })
+	}
+}
+
+// serveQUIC closes the connection when it takes no more streams and all of
+// them have ended.
+func (s *server) serveQUIC(ctx context.Context, conn *quic.Conn) {
+	var streams sync.WaitGroup
+	for {
+		stream, err := conn.AcceptStream(ctx)
+		if err != nil {
+			s.ended(ctx, conn, err)
+			break
+		}
+		streams.Go(func() { s.serve(ctx, newQUICConn(conn, stream, func() {})) })
+	}
+	streams.Wait()
+	conn.CloseWithError(0, "")
+}
+
+// ended logs a connection that broke; one that was closed is none of that.
+func (s *server) ended(ctx context.Context, conn *quic.Conn, err error) {
+	var closed *quic.ApplicationError
+	if ctx.Err() == nil && !errors.As(err, &closed) {
+		s.opts.Log.Info("QUIC connection ended", slog.String("remote", conn.RemoteAddr().String()), slog.String("reason", err.Error()))
+	}
+}

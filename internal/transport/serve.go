@@ -1,0 +1,162 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// ServeOptions are the limits of a serving side. Zero values mean the defaults.
+type ServeOptions struct {
+	Log               *slog.Logger // default: slog.Default()
+	MaxPending        int          // connections that have not proven themselves, in all: 256
+	MaxPendingPerAddr int          // and from one address (IPv6: one /64): 32
+	MaxStreams        int          // streams on one QUIC connection: 256
+	HandshakeTimeout  time.Duration
+}
+
+func (o ServeOptions) withDefaults() ServeOptions {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	fill := func(n *int, def int) {
+		if *n <= 0 {
+			*n = def
+		}
+	}
+	fill(&o.MaxPending, 256)
+	fill(&o.MaxPendingPerAddr, 32)
+	fill(&o.MaxStreams, 256)
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = handshakeTimeout
+	}
+	return o
+}
+
+// server is what serving over TCP and over QUIC share.
+type server struct {
+	opts       ServeOptions
+	gate       gate
+	complaints complaints
+	handle     func(context.Context, Conn)
+	running    sync.WaitGroup
+}
+
+func newServer(opts ServeOptions, handle func(context.Context, Conn)) *server {
+	opts = opts.withDefaults()
+	return &server{
+		opts:       opts,
+		gate:       gate{most: opts.MaxPending, mostPerAddr: opts.MaxPendingPerAddr},
+		complaints: complaints{log: opts.Log},
+		handle:     handle,
+	}
+}
+
+// ServeTLS accepts connections from ln, which becomes its own, and calls
+// handle for each whose handshake was good, in a goroutine. It returns when
+// ctx is done, or ln has failed, and all handles have returned. The listener
+// is closed as soon as ctx is done; handles watch ctx themselves. A Conn that
+// its handle leaves open is closed.
+func ServeTLS(ctx context.Context, ln net.Listener, cfg *tls.Config, opts ServeOptions, handle func(context.Context, Conn)) error {
+	s := newServer(opts, handle)
+	cfg = cfg.Clone()
+	cfg.DynamicRecordSizingDisabled = true
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	err := s.accept(ctx, ln, cfg)
+	if stop() {
+		ln.Close()
+	}
+	s.running.Wait()
+	return err
+}
+
+// accept goes on through errors that pass, such as too many open files.
+func (s *server) accept(ctx context.Context, ln net.Listener, cfg *tls.Config) error {
+	var pause backoff
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept on %s: %w", ln.Addr(), err)
+		case err != nil:
+			s.complaints.say(slog.LevelWarn, "cannot accept; pausing", slog.String("listener", ln.Addr().String()), slog.Any("error", err))
+			pause.wait(ctx)
+		default:
+			pause.reset()
+			s.admit(ctx, conn, cfg)
+		}
+	}
+}
+
+// admit starts the handshake of conn if the gate has a place.
+func (s *server) admit(ctx context.Context, conn net.Conn, cfg *tls.Config) {
+	who, err := s.gate.enter(conn.RemoteAddr(), func() { conn.Close() })
+	if err != nil {
+		s.refused(conn.RemoteAddr(), "tls", err)
+		conn.Close()
+		return
+	}
+	s.running.Go(func() { s.serveTLS(ctx, conn, cfg, who) })
+}
+
+func (s *server) serveTLS(ctx context.Context, conn net.Conn, cfg *tls.Config, who *stranger) {
+	defer s.gate.leave(who)
+	tuneTCP(conn)
+	cork := NewCork(conn, GatherSize)
+	secured := tls.Server(cork, cfg)
+	if err := handshake(ctx, secured, s.opts.HandshakeTimeout); err != nil {
+		if ctx.Err() == nil {
+			s.refused(conn.RemoteAddr(), "tls", err)
+		}
+		conn.Close()
+		return
+	}
+	s.gate.leave(who)
+	s.serve(ctx, newTLSConn(secured, cork, congestionOf(conn)))
+}
+
+// handshake holds the peer to a deadline, which ends when the peer is trusted.
+func handshake(ctx context.Context, conn *tls.Conn, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := conn.HandshakeContext(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no handshake within %s", limit)
+	}
+	return err
+}
+
+func (s *server) serve(ctx context.Context, conn Conn) {
+	defer conn.Close()
+	s.handle(ctx, conn)
+}
+
+// refused logs why somebody did not get in. The reason may hold the peer's
+// bytes; slog quotes them.
+func (s *server) refused(remote net.Addr, network string, reason error) {
+	s.complaints.say(slog.LevelWarn, "refused a connection", slog.String("remote", remote.String()),
+		slog.String("network", network), slog.String("reason", reason.Error()))
+}
+
+// backoff is the pause after an accept that failed: 5 ms, doubled up to a second.
+type backoff struct{ next time.Duration }
+
+func (b *backoff) reset() { b.next = 0 }
+
+func (b *backoff) wait(ctx context.Context) {
+	b.next = min(max(2*b.next, 5*time.Millisecond), time.Second)
+	select {
+	case <-ctx.Done():
+	case <-time.After(b.next):
+	}
+}
