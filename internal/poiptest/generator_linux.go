@@ -30,6 +30,7 @@ const (
 	frameHeadersLen = 42
 	maxBurst        = 32 // frames; more was slower
 	maxBurstBytes   = 60000
+	minBurstBytes   = 400 // shorter ones are not cut; a kernel may refuse to have that lower
 
 	virtioNeedsChecksum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
 	virtioSegmentUDP    = 5 // VIRTIO_NET_HDR_GSO_UDP_L4
@@ -59,7 +60,7 @@ func NewGenerator(ifname string, length int) (*Generator, error) {
 	if length < MinGenerated || length > ifi.MTU+14 {
 		return nil, fmt.Errorf("generate frames on %s: length %d is not within %d and the MTU plus 14, %d", ifname, length, MinGenerated, ifi.MTU+14)
 	}
-	if err := IP("link set " + ifname + " gso_max_size 400"); err != nil {
+	if err := IP(fmt.Sprintf("link set %s gso_max_size %d", ifname, minBurstBytes)); err != nil {
 		return nil, fmt.Errorf("generate frames: %w", err)
 	}
 	g := &Generator{payload: length - frameHeadersLen}
@@ -112,6 +113,9 @@ func (g *Generator) Send(count uint64, rate float64) (time.Duration, error) {
 		n := min(count-sent, largest)
 		if rate > 0 {
 			n = min(n, awaitDue(start, sent, rate))
+		}
+		if frameHeadersLen+int(n)*g.payload < minBurstBytes {
+			n = 1
 		}
 		if err := g.sendBurst(int(n)); err != nil {
 			return time.Since(start), err

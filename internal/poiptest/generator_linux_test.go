@@ -39,9 +39,7 @@ func TestGeneratorSendsWhatItSays(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if got := received(t, "vB"); got != "3030" {
-			t.Errorf("vB received %s of 3030 frames", got)
-		}
+		WaitUntil(t, "3030 frames on vB", func() bool { return received(t, "vB") == "3030" })
 	})
 }
 
