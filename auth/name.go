@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -60,7 +61,7 @@ func ParseStreamName(s string) (StreamName, error) {
 // a path, a page, a log and a terminal.
 func checkName(s string) error {
 	if s == "" {
-		return fmt.Errorf("empty")
+		return errors.New("empty")
 	}
 	if len(s) > MaxNameLen {
 		return fmt.Errorf("longer than %d bytes", MaxNameLen)
