@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"sync/atomic"
+
+	"poip/internal/pcap"
+	"poip/internal/wire"
+)
+
+// batchSize is what a batch frame grows to, in bytes. Larger ones win nothing
+// (docs/PERFORMANCE.md), and four fill a segment of the relay's ring.
+const batchSize = 64 << 10
+
+// bufferSizes are the capacities in which frames are held. A frame that was
+// closed early moves to the smallest that fits, so that a thousand small ones
+// in flight do not take a thousand large buffers. Beyond batchSize they hold
+// one packet each: 72 KiB what the kernel makes of segments (GRO), the last
+// the largest there is.
+var bufferSizes = [...]int{512, 2 << 10, 8 << 10, 32 << 10, batchSize, 72 << 10, largestFrame}
+
+const largestFrame = wire.BatchPrefixLen + pcap.MaxRecordLen
+
+// maxFree bounds the bytes of buffers that are kept for the next frames.
+const maxFree = 4 << 20
+
+// buffers hands out frames' buffers and takes them back. It belongs to a queue
+// and is guarded by its mu.
+type buffers struct {
+	free  [len(bufferSizes)][][]byte
+	bytes int // in free
+}
+
+// get returns an empty buffer that holds at least n bytes.
+func (b *buffers) get(n int) []byte {
+	class := classOf(n)
+	stack := b.free[class]
+	if len(stack) == 0 {
+		return make([]byte, 0, bufferSizes[class])
+	}
+	last := len(stack) - 1
+	buf := stack[last]
+	b.free[class], stack[last] = stack[:last], nil
+	b.bytes -= cap(buf)
+	return buf[:0]
+}
+
+// put takes a buffer back.
+func (b *buffers) put(buf []byte) {
+	if b.bytes+cap(buf) > maxFree {
+		return
+	}
+	class := classOf(cap(buf))
+	b.free[class] = append(b.free[class], buf)
+	b.bytes += cap(buf)
+}
+
+// classOf returns the smallest class of buffers that hold n bytes.
+func classOf(n int) int {
+	for class, size := range bufferSizes {
+		if n <= size {
+			return class
+		}
+	}
+	panic("agent: a frame is larger than a frame can be")
+}
+
+// memory is what the streams of one capture may hold together, in bytes.
+type memory struct {
+	limit int64
+	used  atomic.Int64
+	freed chan struct{} // one waits at most: whoever runs the capture's Source
+}
+
+func newMemory(limit int64) *memory {
+	return &memory{limit: limit, freed: make(chan struct{}, 1)}
+}
+
+// full says whether n bytes more are too many. Something always fits into
+// nothing, so that no frame is too large for a small memory.
+func (m *memory) full(n int64) bool {
+	used := m.used.Load()
+	return used > 0 && used+n > m.limit
+}
+
+func (m *memory) add(n int64) { m.used.Add(n) }
+
+func (m *memory) release(n int64) {
+	m.used.Add(-n)
+	select {
+	case m.freed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"fmt"
+
+	"poip/internal/wire"
+)
+
+// This is the queue's other side, on which a session takes what is to be sent
+// and says what was acknowledged. One session at a time does so.
+
+// A delivery is what is to be done next.
+type delivery int
+
+const (
+	nothing   delivery = iota // wait for a signal
+	sendItem                  // put the item on the wire
+	sendEnd                   // say that the epoch is over
+	epochOver                 // the relay has answered that
+)
+
+// greet returns the oldest epoch and how to say hello for it, or nil if there
+// is none. Everything not acknowledged counts as unsent again.
+func (q *queue) greet(now int64) (*epoch, wire.Hello) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.epochs) == 0 {
+		return nil, wire.Hello{}
+	}
+	ep := q.epochs[0]
+	q.writing, q.inflight, q.starved = nil, 0, false
+	ep.unsent, ep.endSent = ep.head, false
+	ep.greeted, ep.waiting = true, true
+	hello := ep.hello
+	hello.Oldest, hello.SentAt = ep.acked, now
+	return ep, hello
+}
+
+// resume takes the relay's answer: the number it wants next, and its window.
+func (q *queue) resume(position wire.PacketNumber, window uint32) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.epochs) == 0 || !q.epochs[0].waiting {
+		return fmt.Errorf("%w: relay sent a hello-ack without a hello", wire.ErrMalformed)
+	}
+	ep := q.epochs[0]
+	if position < ep.acked || position > ep.everSentTo() {
+		return fmt.Errorf("%w: relay wants packet %d, we have %d to %d", wire.ErrMalformed, position, ep.acked, ep.everSentTo())
+	}
+	ep.waiting = false
+	q.window = int(min(window, 1<<30))
+	ep.acked = position
+	q.release(ep)
+	if ep.head != nil && ep.head.first < position {
+		q.cut(ep, position)
+	}
+	ep.unsent, q.inflight = ep.head, 0
+	q.signal()
+	return nil
+}
+
+// cut takes from the head what the relay has of it.
+func (q *queue) cut(ep *epoch, position wire.PacketNumber) {
+	it := ep.head
+	if !it.isGap() {
+		ep.ledger.acknowledged += uint64(position - it.first)
+	}
+	it.cut(position)
+}
+
+// take says what to do next for an epoch that the relay has accepted. The item
+// that goes with sendItem belongs to the caller until its next call.
+func (q *queue) take(ep *epoch) (delivery, *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.epochs) == 0 || q.epochs[0] != ep {
+		return epochOver, nil
+	}
+	q.writing = nil
+	q.release(ep) // what was acknowledged while it was being written
+	it := ep.unsent
+	if it == nil {
+		if ep.endSent || !q.mayEnd(ep) {
+			return nothing, nil
+		}
+		ep.endSent = true
+		return sendEnd, nil
+	}
+	if q.starved = !q.maySend(ep, it); q.starved {
+		return nothing, nil
+	}
+	if it == ep.fresh {
+		ep.fresh = it.next
+		q.shrink(it)
+		q.sentSize += it.size()
+	}
+	ep.unsent = it.next
+	q.inflight += it.wireLen()
+	q.writing = it
+	if !it.isGap() {
+		ep.ledger.sent += it.count
+	}
+	return sendItem, it
+}
+
+// mayEnd: an epoch is ended once its successor is there, or none will be.
+func (q *queue) mayEnd(ep *epoch) bool {
+	return ep.closed && (ep.final || q.shut || len(q.epochs) > 1)
+}
+
+// maySend: one item is always allowed, more of them within the relay's window,
+// and within half of the memory where they were never sent before.
+func (q *queue) maySend(ep *epoch, it *item) bool {
+	if q.inflight > 0 && q.inflight+it.wireLen() > q.window {
+		return false
+	}
+	return it != ep.fresh || q.sentSize == 0 || q.sentSize+it.size() <= q.memory.limit/2
+}
+
+// shrink moves a frame that does not fill its buffer to a smaller one.
+func (q *queue) shrink(it *item) {
+	if it.isGap() || classOf(len(it.frame)) == classOf(cap(it.frame)) {
+		return
+	}
+	q.discharge(it.size())
+	small := append(q.buffers.get(len(it.frame)), it.frame...)
+	q.buffers.put(it.frame)
+	it.frame = small
+	q.charge(it.size())
+}
+
+// acknowledge takes an ack for the epoch at hand.
+func (q *queue) acknowledge(a wire.Ack) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.epochs) == 0 || q.epochs[0].waiting {
+		return fmt.Errorf("%w: relay acknowledged without a hello", wire.ErrMalformed)
+	}
+	ep := q.epochs[0]
+	if a.Next > ep.sentTo() || a.Ended && (!ep.endSent || a.Next != ep.next) {
+		return fmt.Errorf("%w: relay acknowledged up to %d (ended: %t), we have sent up to %d (ended: %t)",
+			wire.ErrMalformed, a.Next, a.Ended, ep.sentTo(), ep.endSent)
+	}
+	ep.acked = max(ep.acked, a.Next)
+	q.release(ep)
+	if a.Ended {
+		q.past.add(ep.ledger)
+		q.epochs[0] = nil
+		q.epochs = q.epochs[1:]
+	}
+	if q.starved || a.Ended {
+		q.starved = false
+		q.signal()
+	}
+	return nil
+}
+
+// release forgets the items that are acknowledged, but for the one that is
+// being written.
+func (q *queue) release(ep *epoch) {
+	for it := ep.head; it != nil && it != ep.fresh && it != q.writing && it.after() <= ep.acked; it = ep.head {
+		ep.pop()
+		if !it.isGap() {
+			ep.ledger.acknowledged += it.count
+		}
+		q.inflight -= it.wireLen()
+		q.sentSize -= it.size()
+		q.discharge(it.size())
+		q.recycle(it)
+	}
+}
+
+// stats are the epoch's counters.
+func (q *queue) stats(ep *epoch, now int64) wire.Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return wire.Stats{
+		SentAt:        now,
+		Captured:      ep.ledger.captured,
+		Lost:          ep.ledger.allLost(),
+		Empty:         ep.ledger.empty,
+		QueuedPackets: ep.ledger.held(),
+		QueuedBytes:   uint64(q.size),
+	}
+}
+
+// finished says that nothing is left to say, now or later.
+func (q *queue) finished() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.shut && len(q.epochs) == 0
+}
+
+// waiting says that there is something to say.
+func (q *queue) hasEpoch() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.epochs) > 0
+}
