@@ -109,12 +109,18 @@ func (q *queue) mayEnd(ep *epoch) bool {
 }
 
 // maySend: one item is always allowed, more of them within the relay's window,
-// and within half of the memory where they were never sent before.
+// and within half of the memory where they were never sent before. A gap goes
+// only where a batch might go too, so that on a link that is dead one gap
+// grows, rather than many gather.
 func (q *queue) maySend(ep *epoch, it *item) bool {
 	if q.inflight > 0 && q.inflight+it.wireLen() > q.window {
 		return false
 	}
-	return it != ep.fresh || q.sentSize == 0 || q.sentSize+it.size() <= q.memory.limit/2
+	size := it.size()
+	if it.isGap() {
+		size = batchSize + itemOverhead
+	}
+	return it != ep.fresh || q.sentSize == 0 || q.sentSize+size <= q.memory.limit/2
 }
 
 // shrink moves a frame that does not fill its buffer to a smaller one.
