@@ -19,8 +19,9 @@ const (
 	readAhead = 128 << 10
 )
 
-// errFull is a peer's fault: it made TLS answer (key updates) while it took nothing.
-var errFull = errors.New("peer asks for answers and does not take them")
+// errFull comes of a peer that takes nothing and makes TLS answer it all the
+// same (key updates), or of a caller that writes while bytes are pending.
+var errFull = errors.New("peer takes nothing, and the buffer for it is full")
 
 // Cork is the net.Conn beneath a tls.Conn. crypto/tls writes every 16 KiB
 // record by a call of its own; a Cork that gathers sends many of them by one.

@@ -32,6 +32,8 @@ type Dialer struct {
 
 	Log *slog.Logger // default: slog.Default()
 
+	congested sync.Once // what "auto" got has been logged
+
 	mu    sync.Mutex
 	links map[Endpoint]*slot // guarded by mu; QUIC connections, made by slotOf
 }
@@ -90,7 +92,11 @@ func (d *Dialer) openTLS(ctx context.Context, ep Endpoint) (Conn, error) {
 		conn.Close()
 		return nil, errNoALPN
 	}
-	return newTLSConn(secured, cork, congestionOf(conn)), nil
+	congestion := congestionOf(conn)
+	if d.Congestion == "auto" {
+		d.congested.Do(func() { d.log().Info("congestion control of the kernel", "wanted", "bbr", "got", congestion) })
+	}
+	return newTLSConn(secured, cork, congestion), nil
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
@@ -99,7 +105,7 @@ func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, er
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
 			if e := raw.Control(func(fd uintptr) {
-				_ = setUserTimeout(fd, userTimeout)
+				_ = setUserTimeout(fd, dialedTimeout)
 				err = setCongestion(fd, d.Congestion)
 			}); e != nil {
 				return e

@@ -30,7 +30,10 @@ type stranger struct {
 	evict func() // nil: keeps its place
 }
 
-var errCrowded = errors.New("too many connections that have not proven themselves")
+var (
+	errCrowded = errors.New("too many connections that have not proven themselves")
+	errEvicted = errors.New("it kept silent, and its place was needed")
+)
 
 // enter takes a place. The stranger leaves it by leave.
 func (g *gate) enter(remote net.Addr, evict func()) (*stranger, error) {
@@ -73,13 +76,6 @@ func (g *gate) leave(s *stranger) {
 	if i := slices.Index(g.strangers, s); i >= 0 {
 		g.strangers = slices.Delete(g.strangers, i, i+1)
 	}
-}
-
-// crowd is how many strangers are here.
-func (g *gate) crowd() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.strangers)
 }
 
 // origin is what counts as one address: an IPv4 address, or the 64 bits of an

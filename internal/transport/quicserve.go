@@ -22,7 +22,9 @@ func ServeQUIC(ctx context.Context, pc net.PacketConn, cfg *tls.Config, opts Ser
 	s := newServer(opts, handle)
 	transport := quicTransport(pc)
 	transport.VerifySourceAddress = func(net.Addr) bool { return true }
-	transport.ConnContext = s.enterQUIC
+	transport.ConnContext = func(conn context.Context, info *quic.ClientInfo) (context.Context, error) {
+		return s.enterQUIC(ctx, conn, info)
+	}
 	defer pc.Close()
 	defer transport.Close()
 	config := quicConfig()
@@ -34,36 +36,51 @@ func ServeQUIC(ctx context.Context, pc net.PacketConn, cfg *tls.Config, opts Ser
 	}
 	checkBuffers(pc, s.opts.Log)
 	err = s.acceptQUIC(ctx, ln)
-	ln.Close()
+	shutQUIC(ln)
 	s.running.Wait()
 	return err
 }
 
-// newcomer is kept in the context of a connection until its handshake ends.
+// shutQUIC takes no more connections, and ends those that nobody has accepted.
+func shutQUIC(ln *quic.Listener) {
+	ln.Close()
+	for {
+		conn, err := ln.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		conn.CloseWithError(0, "")
+	}
+}
+
+// newcomer is kept in the context of a connection.
 type newcomer struct {
 	who    *stranger
-	remote net.Addr
-	proven sync.Once
+	proven sync.Once // its handshake has ended, well or not
 }
 
 type newcomerKey struct{}
 
-// enterQUIC takes a place at the gate, and gives it back when the connection
-// ends without having been accepted.
-func (s *server) enterQUIC(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+// enterQUIC takes a place at the gate. It is given back when the connection is
+// accepted, or when it ends before that.
+func (s *server) enterQUIC(serving, conn context.Context, info *quic.ClientInfo) (context.Context, error) {
 	who, err := s.gate.enter(info.RemoteAddr, nil)
 	if err != nil {
 		s.refused(info.RemoteAddr, "quic", err)
 		return nil, err
 	}
-	n := &newcomer{who: who, remote: info.RemoteAddr}
-	context.AfterFunc(ctx, func() {
+	n := &newcomer{who: who}
+	s.running.Add(1)
+	context.AfterFunc(conn, func() {
+		defer s.running.Done()
 		n.proven.Do(func() {
 			s.gate.leave(who)
-			s.refused(n.remote, "quic", context.Cause(ctx))
+			if serving.Err() == nil {
+				s.refused(info.RemoteAddr, "quic", context.Cause(conn))
+			}
 		})
 	})
-	return context.WithValue(ctx, newcomerKey{}, n), nil
+	return context.WithValue(conn, newcomerKey{}, n), nil
 }
 
 // leaveQUIC gives the place of a connection back whose handshake was good.
@@ -76,17 +93,15 @@ func (s *server) leaveQUIC(conn *quic.Conn) {
 func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
 	for {
 		conn, err := ln.Accept(ctx)
-		if ctx.Err() != nil {
-			if err == nil {
-				conn.CloseWithError(0, "")
-			}
+		switch {
+		case err == nil:
+			s.leaveQUIC(conn)
+			s.running.Go(func() { s.serveQUIC(ctx, conn) })
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		default:
 			return fmt.Errorf("accept QUIC on %s: %w", ln.Addr(), err)
 		}
-		s.leaveQUIC(conn)
-		s.running.Go(func() { s.serveQUIC(ctx, conn) })
 	}
 }
 

@@ -100,38 +100,45 @@ func (s *server) accept(ctx context.Context, ln net.Listener, cfg *tls.Config) e
 
 // admit starts the handshake of conn if the gate has a place.
 func (s *server) admit(ctx context.Context, conn net.Conn, cfg *tls.Config) {
-	who, err := s.gate.enter(conn.RemoteAddr(), func() { conn.Close() })
+	trial, end := context.WithCancelCause(ctx)
+	who, err := s.gate.enter(conn.RemoteAddr(), func() { end(errEvicted) })
 	if err != nil {
+		end(nil)
 		s.refused(conn.RemoteAddr(), "tls", err)
 		conn.Close()
 		return
 	}
-	s.running.Go(func() { s.serveTLS(ctx, conn, cfg, who) })
+	s.running.Go(func() {
+		defer end(nil)
+		s.serveTLS(ctx, trial, conn, cfg, who)
+	})
 }
 
-func (s *server) serveTLS(ctx context.Context, conn net.Conn, cfg *tls.Config, who *stranger) {
-	defer s.gate.leave(who)
+// serveTLS lets a stranger become a peer, in the context of its trial, which
+// the gate may end; then the peer is handled in ctx.
+func (s *server) serveTLS(ctx, trial context.Context, conn net.Conn, cfg *tls.Config, who *stranger) {
 	tuneTCP(conn)
 	cork := NewCork(conn, GatherSize)
 	secured := tls.Server(cork, cfg)
-	if err := handshake(ctx, secured, s.opts.HandshakeTimeout); err != nil {
+	err := handshake(trial, secured, s.opts.HandshakeTimeout)
+	s.gate.leave(who)
+	if err != nil {
+		conn.Close()
 		if ctx.Err() == nil {
 			s.refused(conn.RemoteAddr(), "tls", err)
 		}
-		conn.Close()
 		return
 	}
-	s.gate.leave(who)
 	s.serve(ctx, newTLSConn(secured, cork, congestionOf(conn)))
 }
 
 // handshake holds the peer to a deadline, which ends when the peer is trusted.
 func handshake(ctx context.Context, conn *tls.Conn, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no handshake within %s", limit))
 	defer cancel()
 	err := conn.HandshakeContext(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no handshake within %s", limit)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return err
 }
@@ -144,6 +151,9 @@ func (s *server) serve(ctx context.Context, conn Conn) {
 // refused logs why somebody did not get in. The reason may hold the peer's
 // bytes; slog quotes them.
 func (s *server) refused(remote net.Addr, network string, reason error) {
+	if _, ok := remoteAlert(reason); ok {
+		reason = fmt.Errorf("the peer refuses us: %w", reason)
+	}
 	s.complaints.say(slog.LevelWarn, "refused a connection", slog.String("remote", remote.String()),
 		slog.String("network", network), slog.String("reason", reason.Error()))
 }

@@ -6,10 +6,15 @@ import (
 )
 
 const (
-	// userTimeout is when the kernel gives a connection up whose bytes are
-	// not acknowledged. A link that is dead has to be noticed within 15 s,
-	// and the kernel looks only when it retransmits.
-	userTimeout = 12 * time.Second
+	// servedTimeout is when the kernel gives up an accepted connection whose
+	// bytes are not acknowledged. A link that is dead has to be noticed
+	// within 15 s, and the kernel looks only when it retransmits.
+	servedTimeout = 12 * time.Second
+
+	// dialedTimeout is longer: the kernel counts the time in which a living
+	// peer takes nothing (a window of zero) as well, and a relay may hold a
+	// stream back for 30 s. Agents notice a dead link by the relay's silence.
+	dialedTimeout = 40 * time.Second
 
 	// udpBuffer is what quic-go wants for the socket's buffers, in bytes.
 	udpBuffer = 7 << 20
@@ -31,6 +36,6 @@ func tuneTCP(conn net.Conn) {
 	_ = tcp.SetNoDelay(true)
 	_ = tcp.SetKeepAliveConfig(keepAlive)
 	if raw, err := tcp.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _ = setUserTimeout(fd, userTimeout) })
+		_ = raw.Control(func(fd uintptr) { _ = setUserTimeout(fd, servedTimeout) })
 	}
 }
