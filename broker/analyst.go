@@ -1,0 +1,149 @@
+package broker
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"poip/internal/pcap"
+)
+
+// This file is how a subscriber comes and goes. How it writes is in
+// subscriber.go.
+
+// lingerTime bounds how long an analyst's own end is waited for after ours. A
+// socket that is closed while it holds unread input is reset, and takes with
+// it what was still on its way out.
+const lingerTime = 5 * time.Second
+
+// meet shows the subscriber a ring that its listener offers. The first one
+// decides the link type, once and for all; of others than that the packets
+// are only counted, and meet returns false.
+func (s *subscriber) meet(r *ring, oldest bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.linked {
+		s.linked, s.link = true, r.link
+		s.header = pcap.AppendFileHeader(nil, r.link, s.terms.form.snaplen, s.terms.form.nano)
+	}
+	if s.link != r.link {
+		s.leftOut = append(s.leftOut, leftOut{head: r.head, start: r.head.Load()})
+		return false
+	}
+	c := &cursor{owner: s, blocks: s.terms.block}
+	r.attach(c, s.terms.form, oldest)
+	r.readers.add(s)
+	s.arriving = append(s.arriving, c)
+	s.news.Store(true)
+	return true
+}
+
+// leave takes the subscriber off its rings and settles its account: what it
+// was offered and has not been sent is skipped. For holders of Broker.mu,
+// when run has returned.
+func (s *subscriber) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	offered, unsent := s.shed, s.inflight.Load()
+	for _, c := range append(s.cursors, s.arriving...) {
+		c.ring.readers.remove(s)
+		o, p := c.ring.detach(c)
+		offered, unsent = offered+o, unsent+p
+	}
+	others := s.others()
+	s.cursors, s.arriving, s.leftOut, s.shed = nil, nil, nil, 0
+	s.inflight.Store(0)
+	s.tally.offered.Add(offered + others)
+	s.tally.skipped[skipDisconnect].Add(unsent)
+	s.tally.skipped[skipLinkType].Add(others)
+}
+
+// others counts the packets of other link types; for holders of mu.
+func (s *subscriber) others() uint64 {
+	n := uint64(0)
+	for _, o := range s.leftOut {
+		n += o.head.Load() - o.start
+	}
+	return n
+}
+
+// account is what the subscriber was offered, what of that is yet to be sent,
+// and what was left out.
+func (s *subscriber) account() (offered, pending, others uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	others = s.others()
+	offered, pending = s.shed+others, s.inflight.Load()
+	for _, cursors := range [][]*cursor{s.cursors, s.arriving} {
+		for _, c := range cursors {
+			o, p := c.ring.pending(c)
+			offered, pending = offered+o, pending+p
+		}
+	}
+	return offered, pending, others
+}
+
+// listen reads and drops what the analyst sends, and notices when it is gone.
+// The end of its input means nothing: many tools send theirs at once.
+func (s *subscriber) listen() {
+	defer close(s.drained)
+	err := s.out.drain()
+	close(s.inputEnded)
+	if err == nil {
+		err = s.out.watch()
+		if err == nil {
+			err = errGone
+		}
+	}
+	s.log.Debug("analyst's connection", "ended", err)
+	s.command(orderGone, time.Time{})
+}
+
+var errGone = errors.New("reset by analyst")
+
+// hangUp closes the connection in the way that was ordered. Run has returned.
+func (s *subscriber) hangUp() {
+	switch {
+	case s.order.Load() == orderEvict:
+		s.tally.evicted.Add(1)
+		s.closed(s.out.cork.Abort())
+	case s.err != nil || s.order.Load() == orderGone:
+		s.closed(s.out.conn.Close())
+	default:
+		s.bow()
+	}
+	<-s.drained
+}
+
+// bow ends the connection in order: everything is written by now.
+func (s *subscriber) bow() {
+	if err := s.out.finish(time.Now().Add(time.Second)); err != nil {
+		s.log.Debug("end analyst's stream", "error", err)
+	}
+	select {
+	case <-s.inputEnded:
+	case <-time.After(lingerTime):
+	}
+	s.closed(s.out.conn.Close())
+}
+
+func (s *subscriber) closed(err error) {
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		s.log.Debug("close analyst's connection", "error", err)
+	}
+}
+
+// reason is for the log.
+func (s *subscriber) reason() string {
+	switch {
+	case s.err != nil:
+		return s.err.Error()
+	case s.order.Load() == orderEvict:
+		return "evicted: too slow"
+	case s.order.Load() == orderGone:
+		return "gone"
+	case s.order.Load() != orderNone:
+		return "told to end"
+	}
+	return "streams ended"
+}

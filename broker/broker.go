@@ -1,0 +1,291 @@
+// Package broker is the relay: it takes streams of packets in from agents,
+// keeps the latest of each in memory and offers them to any number of
+// analysts as PCAP-over-IP.
+//
+// A packet's route: a session (intake.go) reads a batch from an agent straight
+// into the ring (ring.go) of its stream (stream.go), where it becomes visible
+// to cursors (cursor.go). The fanout (fanout.go) tells their subscribers
+// (subscriber.go), each of which is one analyst's connection; they render it
+// in the form that their listener (listener.go) wants, once for all of them
+// (rendition.go), and write it without ever waiting for a slow one (outlet.go).
+//
+// The Broker (broker.go) knows who is there: it lets sessions and subscribers
+// in and introduces them to each other (register.go, doors.go). What it counts
+// can be read at admin.go and metrics.go; what it remembers is in state.go.
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"poip/auth"
+	"poip/internal/transport"
+)
+
+// Options are what a Broker is handed beside its configuration: the log, and
+// every decision about trust.
+type Options struct {
+	Log *slog.Logger // default: slog.Default()
+
+	// IntakeTLS asks for and verifies the certificates of agents, over TCP
+	// and QUIC.
+	IntakeTLS *tls.Config
+
+	// AnalystTLS makes the configuration of TLS listeners, by their key
+	// client_auth: "none" or "cert". It is called when a listener is made.
+	AnalystTLS func(clientAuth string) (*tls.Config, error)
+
+	// SensorOf names the owner of a verified certificate; default auth.SensorOf.
+	SensorOf func(*x509.Certificate) (auth.SensorName, error)
+
+	// MayPublish says why a sensor may not send a stream; default auth.MayPublish.
+	MayPublish func(auth.SensorName, auth.StreamName) error
+
+	// Listen and ListenPacket open sockets; default those of package net.
+	Listen       func(network, address string) (net.Listener, error)
+	ListenPacket func(network, address string) (net.PacketConn, error)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.SensorOf == nil {
+		o.SensorOf = auth.SensorOf
+	}
+	if o.MayPublish == nil {
+		o.MayPublish = auth.MayPublish
+	}
+	if o.Listen == nil {
+		o.Listen = net.Listen
+	}
+	if o.ListenPacket == nil {
+		o.ListenPacket = net.ListenPacket
+	}
+	return o
+}
+
+// A Broker is a relay at work.
+type Broker struct {
+	// Set once by New.
+	opts       Options
+	log        *slog.Logger
+	store      store
+	tcp        net.Listener   // nil: off
+	quic       net.PacketConn // nil: off
+	admin      net.Listener   // nil: off
+	started    time.Time
+	forgetting time.Duration // after which a stream that is offline may make room
+
+	arrivals   atomic.Uint64 // batches, of all rings
+	complaints complaints
+	strangers  strangers
+	life       context.Context // ends when analysts are let in no more
+	end        context.CancelFunc
+	hard       context.Context // ends when connections are closed, whatever they do
+	cut        context.CancelFunc
+	sessions   sync.WaitGroup // those that still take something
+	analysts   sync.WaitGroup // goroutines of sockets and connections
+
+	mu        sync.Mutex // guards what follows, and what says so elsewhere
+	config    Config
+	streams   map[auth.StreamName]*stream
+	order     []*stream // those that have a ring, in the order in which they came
+	listeners []*listener
+	sockets   map[string]*socket // by door.key
+	tallies   map[string]*tally  // by listener
+	ports     map[string]map[string]uint16
+	running   bool
+	draining  bool
+}
+
+// New checks the configuration, recalls what is known and binds every socket.
+// Run has to be called after it.
+func New(cfg Config, opts Options) (*Broker, error) {
+	plans, err := cfg.compile()
+	if err != nil {
+		return nil, err
+	}
+	opts = opts.withDefaults()
+	b := &Broker{
+		opts:       opts,
+		log:        opts.Log,
+		store:      store{dir: cfg.Data},
+		started:    time.Now(),
+		forgetting: 10 * time.Minute,
+		config:     cfg,
+		streams:    make(map[auth.StreamName]*stream),
+		sockets:    make(map[string]*socket),
+		tallies:    make(map[string]*tally),
+	}
+	b.life, b.end = context.WithCancel(context.Background())
+	b.hard, b.cut = context.WithCancel(context.Background())
+	if err := b.recall(); err != nil {
+		return nil, err
+	}
+	if err := b.open(plans); err != nil {
+		b.shut()
+		return nil, err
+	}
+	return b, nil
+}
+
+// open binds the sockets that the configuration names.
+func (b *Broker) open(plans []plan) error {
+	var err error
+	if address := b.config.Intake.TCP; address != "" {
+		if b.tcp, err = b.opts.Listen("tcp", address); err != nil {
+			return fmt.Errorf("listen for agents (relay.intake.tcp): %w", err)
+		}
+	}
+	if address := b.config.Intake.QUIC; address != "" {
+		if b.quic, err = b.opts.ListenPacket("udp", address); err != nil {
+			return fmt.Errorf("listen for agents (relay.intake.quic): %w", err)
+		}
+	}
+	if address := b.config.Admin.Listen; address != "" {
+		if b.admin, err = b.opts.Listen("tcp", address); err != nil {
+			return fmt.Errorf("listen for administration (relay.admin.listen): %w", err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.arrange(plans)
+}
+
+// shut closes every socket that is open.
+func (b *Broker) shut() {
+	b.end()
+	b.cut()
+	if b.tcp != nil {
+		b.tcp.Close()
+	}
+	if b.quic != nil {
+		b.quic.Close()
+	}
+	if b.admin != nil {
+		b.admin.Close()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range b.sockets {
+		k.ln.Close()
+	}
+}
+
+// How long the parts of a clean end may take: together less than five seconds.
+const (
+	sessionsEnd = 1500 * time.Millisecond // agents, until they are refused
+	analystsEnd = 3 * time.Second         // analysts, until they have what is in the rings
+	everyoneEnd = 4200 * time.Millisecond // everybody, until they are cut off
+)
+
+// Run serves agents and analysts until ctx is canceled, then ends in order:
+// agents are told, analysts get what has arrived, all within five seconds. It
+// returns when everything that it started has ended.
+func (b *Broker) Run(ctx context.Context) error {
+	intake, stopIntake := context.WithCancel(ctx)
+	defer stopIntake()
+	failed := make(chan error, 3)
+	var servers sync.WaitGroup
+	serve := func(f func() error) {
+		servers.Go(func() {
+			if err := f(); err != nil {
+				failed <- err
+			}
+		})
+	}
+	options := transport.ServeOptions{Log: b.log}
+	if b.tcp != nil {
+		serve(func() error { return transport.ServeTLS(intake, b.tcp, b.opts.IntakeTLS, options, b.converse) })
+	}
+	if b.quic != nil {
+		serve(func() error { return transport.ServeQUIC(intake, b.quic, b.opts.IntakeTLS, options, b.converse) })
+	}
+	stopAdmin := func() {}
+	if b.admin != nil {
+		var admin context.Context
+		admin, stopAdmin = context.WithCancel(context.WithoutCancel(ctx))
+		serve(func() error { return b.serveAdmin(admin) })
+	}
+	b.start()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	b.drain(stopIntake)
+	stopAdmin()
+	servers.Wait()
+	b.analysts.Wait()
+	return errors.Join(err, b.save())
+}
+
+// start begins to accept analysts.
+func (b *Broker) start() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running = true
+	for _, k := range b.sockets {
+		b.analysts.Go(func() { b.accept(k) })
+	}
+	b.analysts.Go(b.keepHouse)
+	b.log.Info("relay is running", b.addresses()...)
+}
+
+func (b *Broker) addresses() []any {
+	var out []any
+	if b.tcp != nil {
+		out = append(out, "tls", b.tcp.Addr().String())
+	}
+	if b.quic != nil {
+		out = append(out, "quic", b.quic.LocalAddr().String())
+	}
+	if b.admin != nil {
+		out = append(out, "admin", b.admin.Addr().String())
+	}
+	return out
+}
+
+// drain ends all sessions, then all subscribers, in order.
+func (b *Broker) drain(stopIntake func()) {
+	begin := time.Now()
+	b.log.Info("relay is draining")
+	b.mu.Lock()
+	b.draining = true
+	for _, k := range b.sockets {
+		k.ln.Close()
+	}
+	b.mu.Unlock()
+	stopIntake()
+	waitUntil(begin.Add(sessionsEnd), b.sessions.Wait)
+	b.end()
+	for _, s := range b.everybody() {
+		s.command(orderFinish, begin.Add(analystsEnd))
+	}
+	waitUntil(begin.Add(everyoneEnd), b.analysts.Wait)
+	b.cut()
+}
+
+// waitUntil calls wait, and returns when that does or at the deadline. Whoever
+// calls it sees to it that wait does return.
+func waitUntil(deadline time.Time, wait func()) {
+	done := make(chan struct{})
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Until(deadline)):
+	}
+}

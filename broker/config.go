@@ -1,0 +1,229 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+
+	"poip/internal/config"
+	"poip/internal/pcap"
+)
+
+// Config is the table [relay] of the configuration file.
+type Config struct {
+	Name      string           `toml:"name"`
+	Data      string           `toml:"data"`
+	Intake    IntakeConfig     `toml:"intake"`
+	Admin     AdminConfig      `toml:"admin"`
+	Stream    StreamConfig     `toml:"stream"`
+	Listeners []ListenerConfig `toml:"listener"`
+}
+
+// IntakeConfig is the table [relay.intake].
+type IntakeConfig struct {
+	TCP                 string      `toml:"tcp"`  // address and port; "" is off
+	QUIC                string      `toml:"quic"` // the same, over UDP
+	Window              config.Size `toml:"window"`
+	MaxStreamsPerSensor int         `toml:"max_streams_per_sensor"`
+	MaxStreams          int         `toml:"max_streams"`
+}
+
+// AdminConfig is the table [relay.admin].
+type AdminConfig struct {
+	Listen string `toml:"listen"` // a loopback address; "" is off
+}
+
+// StreamConfig is the table [relay.stream].
+type StreamConfig struct {
+	Memory config.Size `toml:"memory"` // of the ring of each stream
+}
+
+// ListenerConfig is one [[relay.listener]]. Zero values mean the defaults.
+type ListenerConfig struct {
+	Name           string      `toml:"name"`
+	Listen         string      `toml:"listen"` // address and port, or with Each a range of ports
+	Streams        []string    `toml:"streams"`
+	Each           bool        `toml:"each"`
+	TLS            bool        `toml:"tls"`
+	ClientAuth     string      `toml:"client_auth"` // none, cert
+	Allow          []string    `toml:"allow"`
+	AllowPlaintext bool        `toml:"allow_plaintext"`
+	Format         string      `toml:"format"` // pcap, pcap-ns
+	Snaplen        int         `toml:"snaplen"`
+	Overflow       string      `toml:"overflow"` // skip, disconnect, block
+	Start          string      `toml:"start"`    // live, oldest
+	End            string      `toml:"end"`      // wait, close
+	MaxConnections int         `toml:"max_connections"`
+	WriteBuffer    config.Size `toml:"write_buffer"`
+}
+
+// DefaultConfig is what holds where the file says nothing.
+func DefaultConfig() Config {
+	return Config{
+		Intake: IntakeConfig{
+			TCP:                 ":57011",
+			QUIC:                ":57011",
+			Window:              16 << 20,
+			MaxStreamsPerSensor: 64,
+			MaxStreams:          1024,
+		},
+		Admin:  AdminConfig{Listen: "127.0.0.1:57080"},
+		Stream: StreamConfig{Memory: 64 << 20},
+	}
+}
+
+// withDefaults fills in what the file left out.
+func (l ListenerConfig) withDefaults() ListenerConfig {
+	text := func(s *string, def string) {
+		if *s == "" {
+			*s = def
+		}
+	}
+	text(&l.ClientAuth, "none")
+	text(&l.Format, "pcap")
+	text(&l.Overflow, "skip")
+	text(&l.Start, "live")
+	text(&l.End, "wait")
+	if l.Snaplen == 0 {
+		l.Snaplen = widelyRead
+	}
+	if l.MaxConnections == 0 {
+		l.MaxConnections = 1024
+	}
+	if l.WriteBuffer == 0 {
+		l.WriteBuffer = 256 << 10
+	}
+	return l
+}
+
+// widelyRead is the longest captured length that Arkime and Zeek take.
+const widelyRead = 65535
+
+// Check says everything that is wrong with the configuration, by key and
+// with the remedy.
+func (c Config) Check() error {
+	_, err := c.compile()
+	return err
+}
+
+// Warnings says what is allowed and perhaps not meant.
+func (c Config) Warnings() []string {
+	var out []string
+	if len(c.Listeners) == 0 {
+		out = append(out, "no [[relay.listener]]: packets are taken in and nobody can read them")
+	}
+	for _, l := range c.Listeners {
+		l = l.withDefaults()
+		warn := func(format string, args ...any) {
+			out = append(out, fmt.Sprintf("listener %q: ", l.Name)+fmt.Sprintf(format, args...))
+		}
+		if len(l.Allow) == 0 {
+			warn("allow is empty: nobody may connect")
+		}
+		if l.Snaplen > widelyRead {
+			warn("snaplen is %d: Arkime and Zeek read at most %d", l.Snaplen, widelyRead)
+		}
+		if l.Format == "pcap-ns" {
+			warn("format is pcap-ns: Zeek and older Arkime read pcap only")
+		}
+		if p, err := l.compile(); err == nil && !l.TLS && !p.host.IsLoopback() {
+			warn("packets leave this machine unencrypted")
+		}
+	}
+	return out
+}
+
+// compile checks the configuration and makes plans of its listeners.
+func (c Config) compile() ([]plan, error) {
+	errs := c.checkRelay()
+	names := make(map[string]bool)
+	var plans []plan
+	for i, l := range c.Listeners {
+		p, err := l.compile()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %d %q: %w", i+1, l.Name, err))
+			continue
+		}
+		if names[l.Name] {
+			errs = append(errs, fmt.Errorf("listener %d: the name %q is taken; give each its own", i+1, l.Name))
+		}
+		names[l.Name] = true
+		for _, other := range plans {
+			if p.collides(other) {
+				errs = append(errs, fmt.Errorf("listener %q: %s is taken by listener %q; choose another port", l.Name, l.Listen, other.config.Name))
+			}
+		}
+		plans = append(plans, p)
+	}
+	return plans, errors.Join(errs...)
+}
+
+func (c Config) checkRelay() []error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Name == "" {
+		bad("key name is missing: write the relay's name as its certificate says it")
+	}
+	if c.Data == "" {
+		bad("key data is missing: write the directory that `poip-relay init` made")
+	}
+	if c.Intake.TCP == "" && c.Intake.QUIC == "" {
+		bad("intake: tcp and quic are both off: no agent could connect; set one, as in tcp = \":57011\"")
+	}
+	for key, address := range map[string]string{"intake.tcp": c.Intake.TCP, "intake.quic": c.Intake.QUIC} {
+		if _, _, _, err := parseListen(address); address != "" && err != nil {
+			bad("key %s: %w", key, err)
+		}
+	}
+	if host, _, _, err := parseListen(c.Admin.Listen); c.Admin.Listen != "" {
+		if err != nil {
+			bad("key admin.listen: %w", err)
+		} else if !host.IsLoopback() {
+			bad("key admin.listen: %s is not loopback: write 127.0.0.1:57080, and reach it by ssh from elsewhere", c.Admin.Listen)
+		}
+	}
+	if w := c.Intake.Window; w < 1<<20 || w > 1<<30 {
+		bad("key intake.window: %s: want 1MiB to 1GiB", w)
+	}
+	if c.Intake.MaxStreamsPerSensor < 1 || c.Intake.MaxStreams < 1 {
+		bad("intake: max_streams_per_sensor and max_streams are at least 1")
+	}
+	if m := c.Stream.Memory; m < leastMemory || m > 1<<40 {
+		bad("key stream.memory: %s: want 2MiB to 1TiB", m)
+	}
+	return errs
+}
+
+// leastMemory holds the largest batch, and some segments beside it.
+const leastMemory = 2 << 20
+
+// check holds the keys that take one of few values against these.
+func (l ListenerConfig) check() []error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	oneOf := func(key, value string, values ...string) {
+		for _, v := range values {
+			if v == value {
+				return
+			}
+		}
+		bad("key %s: %q: want one of %q", key, value, values)
+	}
+	oneOf("client_auth", l.ClientAuth, "none", "cert")
+	oneOf("format", l.Format, "pcap", "pcap-ns")
+	oneOf("overflow", l.Overflow, "skip", "disconnect", "block")
+	oneOf("start", l.Start, "live", "oldest")
+	oneOf("end", l.End, "wait", "close")
+	if l.ClientAuth == "cert" && !l.TLS {
+		bad("key client_auth: a plain listener sees no certificate; set tls = true")
+	}
+	if l.Snaplen < 1 || l.Snaplen > pcap.MaxCaptured {
+		bad("key snaplen: %d: want 1 to %d", l.Snaplen, pcap.MaxCaptured)
+	}
+	if l.MaxConnections < 1 {
+		bad("key max_connections: %d: want at least 1", l.MaxConnections)
+	}
+	if w := l.WriteBuffer; w < 4<<10 || w > 64<<20 {
+		bad("key write_buffer: %s: want 4KiB to 64MiB", w)
+	}
+	return errs
+}

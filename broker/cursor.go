@@ -1,0 +1,177 @@
+package broker
+
+import (
+	"math"
+	"slices"
+)
+
+// A cursor is where one subscriber stands in one ring.
+type cursor struct {
+	ring      *ring
+	rendition *rendition
+	owner     *subscriber // nil in tests of the ring
+	blocks    bool        // the ring keeps what this cursor has not passed
+
+	// Guarded by ring.mu; only the holder of the subscriber's writer role
+	// changes them, and reads them without it.
+	seq     uint64 // of the segment
+	offset  int    // in the rendition of it; unresolved: behind the mark of ordinal packets
+	packets uint64 // ordinal of the next packet
+	start   uint64 // ordinal of the first packet that was offered
+}
+
+const unresolved = -1
+
+// everything is later than any batch arrives.
+const everything = math.MaxUint64
+
+// attach puts a cursor at the tail, or at the oldest packet that there is.
+func (r *ring) attach(c *cursor, f form, oldest bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.ring, c.rendition = r, r.renditionIn(f)
+	switch {
+	case len(r.segments) == 0:
+		c.seq, c.offset, c.packets = r.nextSeq, 0, r.head.Load()
+	case oldest:
+		s := r.segments[0]
+		c.seq, c.offset, c.packets = s.seq, 0, s.base
+	default:
+		s := r.segments[len(r.segments)-1]
+		c.seq, c.offset, c.packets = s.seq, unresolved, r.head.Load()
+	}
+	c.start = c.packets
+	r.cursors = append(r.cursors, c)
+}
+
+// renditionIn finds or makes the ring's rendition in a form; for holders of mu.
+func (r *ring) renditionIn(f form) *rendition {
+	n := r.renditions[f]
+	if n == nil {
+		n = &rendition{form: f}
+		r.renditions[f] = n
+	}
+	n.users++
+	return n
+}
+
+// detach takes a cursor off its ring. It returns how many packets it was
+// offered, and how many of these it has not passed.
+func (r *ring) detach(c *cursor) (offered, pending uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	head := r.head.Load()
+	i := slices.Index(r.cursors, c)
+	r.cursors = slices.Delete(r.cursors, i, i+1)
+	if c.rendition.users--; c.rendition.users == 0 {
+		delete(r.renditions, c.rendition.form)
+	}
+	r.signalMoved()
+	return head - c.start, head - c.packets
+}
+
+// pending is how many packets the cursor has been offered, and how many of
+// these it has not passed.
+func (r *ring) pending(c *cursor) (offered, pending uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	head := r.head.Load()
+	return head - c.start, head - c.packets
+}
+
+func (r *ring) signalMoved() {
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+}
+
+// A view is what a cursor may read now: the batches of one segment up to the
+// last of its marks. The segment is pinned until unpin.
+type view struct {
+	segment *segment // nil: there is nothing
+	marks   []mark
+}
+
+// view returns what there is behind the cursor, of batches that arrived
+// before the given number. Where the ring has passed the cursor, it moves on
+// to the oldest packet and says how many it has skipped.
+func (r *ring) view(c *cursor, before uint64) (v view, skipped uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, skipped := r.settle(c)
+	if s == nil {
+		return view{}, skipped
+	}
+	marks := s.marks
+	if before != everything {
+		n, _ := slices.BinarySearchFunc(marks, before, func(m mark, a uint64) int { return compare(m.arrival, a) })
+		marks = marks[:n]
+	}
+	if len(marks) == 0 || s.base+uint64(marks[len(marks)-1].packets) <= c.packets {
+		return view{}, skipped
+	}
+	s.refs.Add(1)
+	return view{segment: s, marks: marks}, skipped
+}
+
+// next returns when the batch behind the cursor arrived; everything, if there
+// is none.
+func (r *ring) next(c *cursor) (arrival, skipped uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, skipped := r.settle(c)
+	if s == nil {
+		return everything, skipped
+	}
+	i := markAfter(s.marks, uint32(c.packets-s.base))
+	return s.marks[i].arrival, skipped
+}
+
+// settle moves the cursor to the segment that holds the packet behind it, and
+// returns that; nil, if there is no such packet yet. For holders of mu.
+func (r *ring) settle(c *cursor) (s *segment, skipped uint64) {
+	if len(r.segments) == 0 || c.packets == r.head.Load() {
+		return nil, 0
+	}
+	if oldest := r.segments[0]; c.seq < oldest.seq {
+		skipped = oldest.base - c.packets
+		c.seq, c.offset, c.packets = oldest.seq, 0, oldest.base
+	}
+	for {
+		s = r.segments[c.seq-r.segments[0].seq]
+		if c.packets < s.base+s.packets() {
+			return s, skipped
+		}
+		if s == r.segments[len(r.segments)-1] {
+			return nil, skipped
+		}
+		c.seq, c.offset = c.seq+1, 0
+	}
+}
+
+// advance moves the cursor behind a packet of its segment.
+func (r *ring) advance(c *cursor, s *segment, offset int, packets uint64) {
+	r.mu.Lock()
+	c.offset, c.packets = offset, packets
+	if s != r.current && packets == s.base+s.packets() {
+		r.signalMoved()
+	}
+	r.mu.Unlock()
+}
+
+// markAfter returns the index of the mark of the batch that holds the packet.
+func markAfter(marks []mark, packet uint32) int {
+	i, _ := slices.BinarySearchFunc(marks, packet+1, func(m mark, p uint32) int { return compare(m.packets, p) })
+	return i
+}
+
+func compare[T uint32 | uint64](a, b T) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,431 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"time"
+
+	"poip/auth"
+)
+
+// This file is where analysts come in: which listeners there are, which of
+// their doors are open, and who passes.
+
+// arrange makes the listeners be what the plans say, or changes nothing. For
+// holders of mu.
+func (b *Broker) arrange(plans []plan) error {
+	assigned := clonePorts(b.ports)
+	next, err := b.listenersFor(plans)
+	if err != nil {
+		b.ports = assigned
+		return err
+	}
+	sockets, fresh, err := b.socketsFor(next)
+	if err != nil {
+		b.ports = assigned
+		return err
+	}
+	b.retireListeners(next)
+	for i, l := range next {
+		l.plan.Store(&plans[i])
+	}
+	b.listeners = next
+	b.useSockets(sockets, fresh)
+	return nil
+}
+
+// useSockets gives each door its socket, and closes those that none wants.
+func (b *Broker) useSockets(sockets map[string]*socket, fresh []*socket) {
+	for key, k := range b.sockets {
+		if sockets[key] == nil {
+			k.ln.Close()
+		}
+	}
+	b.sockets = sockets
+	for _, l := range b.listeners {
+		for _, d := range l.doors {
+			if k := sockets[d.key()]; k != nil {
+				d.socket = k
+				k.door.Store(d)
+			}
+		}
+	}
+	if b.running {
+		for _, k := range fresh {
+			b.analysts.Go(func() { b.accept(k) })
+		}
+	}
+}
+
+func clonePorts(ports map[string]map[string]uint16) map[string]map[string]uint16 {
+	out := make(map[string]map[string]uint16, len(ports))
+	for l, p := range ports {
+		out[l] = maps.Clone(p)
+	}
+	return out
+}
+
+// listenersFor keeps the listeners that can go on as planned and makes the
+// others, with doors.
+func (b *Broker) listenersFor(plans []plan) ([]*listener, error) {
+	var out []*listener
+	for _, p := range plans {
+		i := slices.IndexFunc(b.listeners, func(l *listener) bool { return l.name() == p.config.Name && l.plan.Load().serves(p) })
+		if i >= 0 {
+			out = append(out, b.listeners[i])
+			continue
+		}
+		l, err := b.makeListener(p)
+		if err != nil {
+			return nil, fmt.Errorf("listener %q: %w", p.config.Name, err)
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+func (b *Broker) makeListener(p plan) (*listener, error) {
+	var config *tls.Config
+	if p.config.TLS {
+		if b.opts.AnalystTLS == nil {
+			return nil, errors.New("tls = true, and there is no certificate to use")
+		}
+		c, err := b.opts.AnalystTLS(p.config.ClientAuth)
+		if err != nil {
+			return nil, err
+		}
+		config = c.Clone()
+		config.DynamicRecordSizingDisabled = true // small records help web pages, not streams
+	}
+	t := b.tallies[p.config.Name]
+	if t == nil {
+		t = new(tally)
+		b.tallies[p.config.Name] = t
+	}
+	l := newListener(p, config, t, b.log)
+	if !p.config.Each {
+		l.newDoor(auth.StreamName{}, p.low)
+		return l, nil
+	}
+	for _, st := range b.order {
+		if p.matches(st.name) {
+			b.newDoorFor(l, st.name)
+		}
+	}
+	return l, nil
+}
+
+// newDoorFor gives a stream a door with the port that it had, or a free one.
+func (b *Broker) newDoorFor(l *listener, name auth.StreamName) *door {
+	p := l.plan.Load()
+	ports := b.ports[l.name()]
+	if ports == nil {
+		ports = make(map[string]uint16)
+		b.ports[l.name()] = ports
+	}
+	port, ok := ports[name.String()]
+	if !ok || port < p.low || port > p.high {
+		taken := slices.Collect(maps.Values(ports))
+		for port = p.low; slices.Contains(taken, port); port++ {
+			if port == p.high {
+				l.unserved[name] = true
+				l.log.Warn("no port is left in the range for a stream; widen it", "range", p.config.Listen, "sensor", string(name.Sensor), "stream", string(name.Capture))
+				return nil
+			}
+		}
+		ports[name.String()] = port
+	}
+	return l.newDoor(name, port)
+}
+
+// socketsFor finds or binds the sockets of all doors. One of a stream that
+// cannot be bound now is tried again later: its port may be in use for an
+// outgoing connection, by chance.
+func (b *Broker) socketsFor(listeners []*listener) (all map[string]*socket, fresh []*socket, err error) {
+	all = make(map[string]*socket)
+	for _, l := range listeners {
+		for _, d := range l.doors {
+			if k := b.sockets[d.key()]; k != nil {
+				all[d.key()] = k
+				continue
+			}
+			k, err := b.bind(d)
+			if err == nil {
+				all[d.key()] = k
+				fresh = append(fresh, k)
+				continue
+			}
+			if !l.plan.Load().config.Each {
+				for _, k := range fresh {
+					k.ln.Close()
+				}
+				return nil, nil, fmt.Errorf("listener %q: %w", l.name(), err)
+			}
+			l.log.Warn("cannot listen for a stream; trying again", "stream", d.stream.String(), "error", err)
+		}
+	}
+	return all, fresh, nil
+}
+
+func (b *Broker) bind(d *door) (*socket, error) {
+	ln, err := b.opts.Listen("tcp", d.address())
+	d.bindError = err
+	if err != nil {
+		return nil, err
+	}
+	k := &socket{address: d.address(), ln: ln}
+	k.door.Store(d)
+	return k, nil
+}
+
+// retireListeners closes the doors of listeners that are not among the next.
+func (b *Broker) retireListeners(next []*listener) {
+	for _, l := range b.listeners {
+		if slices.Contains(next, l) {
+			continue
+		}
+		for _, d := range l.doors {
+			d.close()
+		}
+	}
+}
+
+// close sends everybody behind the door home; for holders of Broker.mu.
+func (d *door) close() {
+	d.closed = true
+	for s := range d.subscribers {
+		s.command(orderCut, time.Now().Add(time.Second))
+	}
+}
+
+// openDoors opens a door for a stream at every listener that has one for
+// each; for holders of mu.
+func (b *Broker) openDoors(st *stream) {
+	for _, l := range b.listeners {
+		p := l.plan.Load()
+		has := slices.ContainsFunc(l.doors, func(d *door) bool { return d.stream == st.name })
+		if !p.config.Each || has || !p.matches(st.name) {
+			continue
+		}
+		if d := b.newDoorFor(l, st.name); d != nil {
+			b.openDoor(d)
+		}
+	}
+}
+
+// openDoor binds the socket of a door that is to have one; for holders of mu.
+func (b *Broker) openDoor(d *door) {
+	before := d.bindError
+	k, err := b.bind(d)
+	if err != nil {
+		if before == nil {
+			d.listener.log.Warn("cannot listen for a stream; trying again", "stream", d.stream.String(), "error", err)
+		}
+		return
+	}
+	d.socket = k
+	b.sockets[d.key()] = k
+	if b.running && !b.draining {
+		b.analysts.Go(func() { b.accept(k) })
+	}
+	d.listener.log.Info("a stream has a port of its own", "sensor", string(d.stream.Sensor), "stream", string(d.stream.Capture), "address", k.ln.Addr().String())
+}
+
+// closeDoors removes the doors of a stream that is forgotten, and frees their
+// ports; for holders of mu.
+func (b *Broker) closeDoors(name auth.StreamName) {
+	for _, l := range b.listeners {
+		delete(l.unserved, name)
+		for _, d := range l.doors {
+			if d.stream != name {
+				continue
+			}
+			d.close()
+			if d.socket != nil {
+				delete(b.sockets, d.key())
+				d.socket.ln.Close()
+			}
+		}
+		l.doors = slices.DeleteFunc(l.doors, func(d *door) bool { return d.stream == name && l.plan.Load().config.Each })
+	}
+	for _, ports := range b.ports {
+		delete(ports, name.String())
+	}
+}
+
+// keepHouse opens, every now and then, the doors that could not be opened.
+func (b *Broker) keepHouse() {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.life.Done():
+			return
+		case <-tick.C:
+			b.openStuckDoors()
+		}
+	}
+}
+
+func (b *Broker) openStuckDoors() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.draining {
+		return
+	}
+	for _, l := range b.listeners {
+		for _, d := range l.doors {
+			if d.socket == nil {
+				b.openDoor(d)
+			}
+		}
+	}
+}
+
+// accept lets analysts in at one socket until that is closed.
+func (b *Broker) accept(k *socket) {
+	pause := 5 * time.Millisecond
+	for {
+		conn, err := k.ln.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			b.complaints.warn(b.log, "cannot accept; pausing", "address", k.address, "error", err)
+			select {
+			case <-b.life.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, time.Second)
+		default:
+			pause = 5 * time.Millisecond
+			b.admit(k.door.Load(), conn)
+		}
+	}
+}
+
+// admit turns a connection away, or starts to serve it.
+func (b *Broker) admit(d *door, conn net.Conn) {
+	if !d.listener.plan.Load().admits(addrOf(conn.RemoteAddr())) {
+		b.turnAway(d, conn, awayDenied, errors.New("not in allow"))
+		return
+	}
+	b.analysts.Go(func() { b.receive(d, conn) })
+}
+
+func (b *Broker) turnAway(d *door, conn net.Conn, why turnedAway, reason error) {
+	d.listener.tally.away[why].Add(1)
+	b.complaints.warn(d.listener.log, "refused an analyst", "remote", conn.RemoteAddr().String(), "why", why.String(), "reason", reason.Error())
+	conn.Close()
+}
+
+// receive serves one analyst until the connection is closed.
+func (b *Broker) receive(d *door, conn net.Conn) {
+	l := d.listener
+	stop := context.AfterFunc(b.hard, func() { conn.Close() })
+	defer stop()
+	l.tune(conn)
+	b.strangers.enter(conn)
+	out, err := l.secure(b.life, conn)
+	b.strangers.leave(conn)
+	if err != nil {
+		b.turnAway(d, conn, awayHandshake, err)
+		return
+	}
+	if !l.enter() {
+		b.turnAway(d, conn, awayLimit, fmt.Errorf("%d connections are enough (max_connections)", l.plan.Load().config.MaxConnections))
+		return
+	}
+	defer l.live.Add(-1)
+	s := b.newSubscriber(l, out)
+	if !b.attach(s, d) {
+		conn.Close()
+		return
+	}
+	s.log.Info("analyst connected")
+	go s.listen() // hangUp waits for it
+	s.handOver()
+	s.run()
+	b.detach(s, d)
+	s.hangUp()
+	s.log.Info("analyst has gone", "reason", s.reason(), "sent", s.sent.Load(), "skipped", s.skipped.Load(), "after", time.Since(s.since).Round(time.Millisecond))
+}
+
+func (b *Broker) newSubscriber(l *listener, out *outlet) *subscriber {
+	remote := out.conn.RemoteAddr().String()
+	s := &subscriber{
+		terms:      l.plan.Load().terms,
+		out:        out,
+		tally:      l.tally,
+		log:        l.log.With("remote", remote),
+		arrivals:   &b.arrivals,
+		remote:     remote,
+		since:      time.Now(),
+		handed:     make(chan struct{}, 1),
+		inputEnded: make(chan struct{}),
+		drained:    make(chan struct{}),
+	}
+	s.role.Store(taken)
+	return s
+}
+
+// attach shows a subscriber the streams behind its door.
+func (b *Broker) attach(s *subscriber, d *door) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d.closed || b.draining {
+		return false
+	}
+	s.slot = d.listener.takeSlot()
+	d.subscribers[s] = struct{}{}
+	d.listener.tally.connected.Add(1)
+	for _, st := range b.order {
+		if d.takes(st.name) {
+			b.introduce(d, s, st, s.terms.oldest)
+		}
+	}
+	return true
+}
+
+// introduceAll shows everybody behind a door a ring that is new.
+func (b *Broker) introduceAll(d *door, st *stream) {
+	for s := range d.subscribers {
+		b.introduce(d, s, st, true)
+		s.notify()
+	}
+}
+
+func (b *Broker) introduce(d *door, s *subscriber, st *stream, oldest bool) {
+	if s.meet(st.ring, oldest) || d.listener.noted[st.name] {
+		return
+	}
+	d.listener.noted[st.name] = true
+	d.listener.log.Warn("a stream is left out: its link type is not the listener's; give it a listener of its own",
+		"sensor", string(st.name.Sensor), "stream", string(st.name.Capture), "link_type", st.ring.link.String(), "listener_has", s.link.String())
+}
+
+func (b *Broker) detach(s *subscriber, d *door) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(d.subscribers, s)
+	d.listener.slots[s.slot] = false
+	s.leave()
+}
+
+// everybody is all subscribers.
+func (b *Broker) everybody() []*subscriber {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []*subscriber
+	for _, l := range b.listeners {
+		for _, d := range l.doors {
+			out = slices.AppendSeq(out, maps.Keys(d.subscribers))
+		}
+	}
+	return out
+}

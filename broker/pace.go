@@ -1,0 +1,191 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"poip/internal/wire"
+)
+
+// This file is when a session speaks, waits and gives up. Its clock is the
+// read deadline of the connection: whatever is due next is set as deadline
+// before a Read waits, and done when that has passed.
+
+// Read reads from the agent for as long as it is alive, and sends signs of
+// life meanwhile.
+func (s *session) Read(p []byte) (int, error) {
+	for {
+		n, err := s.conn.Read(p)
+		if n > 0 {
+			s.fresh = true
+			return n, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, err
+		}
+		if err := s.tick(time.Now()); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// beforeWait is called when everything that has arrived was read: what there
+// is goes to the analysts, and the next deadline is set.
+func (s *session) beforeWait() {
+	s.publish()
+	now := time.Now()
+	if s.fresh {
+		s.heard, s.fresh = now, false
+	}
+	if err := s.conn.SetReadDeadline(s.due()); err != nil {
+		s.log.Debug("set read deadline", "error", err) // closed: the Read says so
+	}
+	if s.stop.Load() != 0 {
+		_ = s.conn.SetReadDeadline(now) // what interrupt did, in case ours came after it
+	}
+}
+
+// due is when the next thing has to be done.
+func (s *session) due() time.Time {
+	if s.state == greeting {
+		return s.deadline
+	}
+	at := earlier(s.heard.Add(wire.Idle), s.spoke.Add(wire.SignOfLife))
+	if !s.held.IsZero() {
+		at = earlier(at, time.Now().Add(holdPoll))
+	} else if !s.owed.IsZero() {
+		at = earlier(at, s.owed.Add(ackDelay))
+	}
+	return at
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// tick does what is due.
+func (s *session) tick(now time.Time) error {
+	switch {
+	case s.stop.Load() != 0:
+		return errStopped
+	case s.state == greeting && !now.Before(s.deadline):
+		return errNoHello
+	case s.state == greeting:
+		return nil
+	case now.Sub(s.heard) >= wire.Idle:
+		return errIdle
+	case !s.held.IsZero():
+		return s.checkHold(now)
+	case !s.owed.IsZero() && now.Sub(s.owed) >= ackDelay:
+		return s.ack()
+	case now.Sub(s.spoke) >= wire.SignOfLife:
+		return s.sign()
+	}
+	return nil
+}
+
+// publish tells the readers of what was committed.
+func (s *session) publish() {
+	if s.unread > 0 {
+		s.ring.readers.publish(s.unread)
+		s.unread = 0
+	}
+}
+
+// owe notes that n bytes of frames wait for an ack.
+func (s *session) owe(n int) {
+	s.unacked += n
+	if s.owed.IsZero() {
+		s.owed = time.Now()
+	}
+}
+
+// settle notes that everything is acknowledged.
+func (s *session) settle() {
+	s.acked, s.unacked, s.owed = s.position, 0, time.Time{}
+}
+
+// ack acknowledges all that was received, unless blocking readers hold the
+// stream back: an agent without acks stops by itself at the end of its window.
+func (s *session) ack() error {
+	if c := s.ring.trim(); c != nil {
+		if s.held.IsZero() {
+			s.held = time.Now()
+			s.ring.readers.publish(segmentLen)
+		}
+		return nil
+	}
+	s.held = time.Time{}
+	s.settle()
+	return s.sign()
+}
+
+// sign repeats the last ack.
+func (s *session) sign() error {
+	s.out = wire.AppendAck(s.out[:0], wire.Ack{Next: s.acked})
+	return s.write(wire.Idle)
+}
+
+// checkHold looks whether a stream that is held may go on, and whether who
+// holds it takes anything.
+func (s *session) checkHold(now time.Time) error {
+	c := s.ring.trim()
+	if c == nil {
+		return s.ack()
+	}
+	since := s.held
+	if moved := time.Unix(0, c.owner.progress.Load()); moved.After(since) {
+		since = moved
+	}
+	if now.Sub(since) >= blockLimit {
+		c.owner.expel()
+	}
+	if now.Sub(s.spoke) >= wire.SignOfLife {
+		return s.sign()
+	}
+	return nil
+}
+
+// makeWay is called before the ring's oldest segment goes. It lets readers
+// have the processor that want nothing but that, for a short while.
+func (s *session) makeWay() error {
+	if c := s.ring.trim(); c != nil && s.unacked > s.window+wire.MaxBatchLen {
+		return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
+	}
+	s.publish()
+	var patience <-chan time.Time
+	for s.ring.starving() {
+		if patience == nil {
+			patience = time.After(paceLimit)
+		}
+		select {
+		case <-s.ring.moved:
+		case <-patience:
+			return nil
+		}
+	}
+	return nil
+}
+
+// write sends what is in out.
+func (s *session) write(limit time.Duration) error {
+	s.spoke = time.Now()
+	if err := s.conn.SetWriteDeadline(s.spoke.Add(limit)); err != nil {
+		return fmt.Errorf("answer agent: %w", err)
+	}
+	if s.stop.Load() != 0 {
+		_ = s.conn.SetWriteDeadline(s.spoke.Add(farewell)) // what interrupt did, in case ours came after it
+	}
+	if _, err := s.conn.Write(s.out); err != nil {
+		return fmt.Errorf("answer agent: %w", err)
+	}
+	if err := s.conn.Flush(); err != nil {
+		return fmt.Errorf("answer agent: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,300 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"poip/auth"
+	"poip/internal/pcap"
+	"poip/internal/transport"
+	"poip/internal/wire"
+)
+
+// This file is who may send what: sessions, and the streams that they fill.
+
+// converse holds one conversation with an agent. It is handed to transport.
+func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
+	remote := conn.RemoteAddr().String()
+	log := b.log.With("remote", remote, "network", conn.Network())
+	s := &session{
+		conn:  conn,
+		log:   log,
+		begin: b.begin,
+		ended: b.ended,
+		done:  make(chan struct{}),
+	}
+	err := b.admitSession(s)
+	if err != nil {
+		log.Warn("refused an agent", "reason", err.Error())
+		s.farewell(err)
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { s.interrupt(wire.CodeDraining) })
+	defer stop()
+	err = s.run()
+	b.sessions.Done()
+	b.release(s, err)
+	if err := conn.Close(); err != nil {
+		log.Debug("close agent's connection", "error", err)
+	}
+}
+
+// admitSession identifies the agent by its certificate, and counts it.
+func (b *Broker) admitSession(s *session) error {
+	certificates := s.conn.TLS().PeerCertificates
+	if len(certificates) == 0 {
+		return refuse(wire.CodeForbidden, "no certificate")
+	}
+	sensor, err := b.opts.SensorOf(certificates[0])
+	if err != nil {
+		return refuse(wire.CodeForbidden, "%s", err)
+	}
+	s.sensor, s.log = sensor, s.log.With("sensor", string(sensor))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.draining {
+		return refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
+	}
+	s.window = int(b.config.Intake.Window)
+	b.sessions.Add(1)
+	return nil
+}
+
+// begin opens an epoch of a stream for a session. When it returns, no other
+// session of the stream takes anything any more.
+func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error) {
+	name, err := auth.ParseStreamName(h.Stream)
+	if err != nil {
+		return nil, nil, nil, refuse(wire.CodeProtocol, "%s", err)
+	}
+	if err := b.opts.MayPublish(s.sensor, name); err != nil {
+		s.log.Warn("refused a stream to an agent", "stream", name.String(), "reason", err.Error())
+		return nil, nil, nil, refuse(wire.CodeForbidden, "%s", err)
+	}
+	st, older, err := b.claim(s, name)
+	if err != nil {
+		s.log.Warn("refused a stream to an agent", "stream", name.String(), "reason", err.Error())
+		return nil, nil, nil, err
+	}
+	if older != nil {
+		b.fence(st, older, s)
+	}
+	if s.stop.Load() != 0 {
+		return nil, nil, nil, errStopped
+	}
+	r, changed := b.ringFor(st, h.LinkType)
+	e, lost := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
+	st.log.Info("stream begins", "remote", s.conn.RemoteAddr().String(), "network", s.conn.Network(), "link_type", h.LinkType.String(),
+		"interface", h.Interface, "agent", h.Agent, "epoch", h.Epoch.String(), "position", e.next.Load())
+	if lost > 0 {
+		st.lose(lost, wire.CauseRelayRestart)
+	}
+	if changed {
+		if err := b.save(); err != nil {
+			b.log.Error("streams and their ports may be forgotten at a restart", "error", err)
+		}
+	}
+	return st, r, e, nil
+}
+
+// fence ends the older session of a stream. It returns when that takes
+// nothing any more.
+func (b *Broker) fence(st *stream, older, newer *session) {
+	select {
+	case <-older.done:
+		return // it has ended by itself
+	default:
+	}
+	older.interrupt(wire.CodeFenced)
+	<-older.done
+	st.ledger.fenced.Add(1)
+	st.log.Warn("a newer session takes the stream over", "remote", newer.conn.RemoteAddr().String(), "from", older.conn.RemoteAddr().String())
+}
+
+// claim makes the session the stream's own, and returns the one that was so
+// far. A stream that is new needs room.
+func (b *Broker) claim(s *session, name auth.StreamName) (st *stream, older *session, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.draining {
+		return nil, nil, refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
+	}
+	st = b.streams[name]
+	if st == nil {
+		if err := b.makeRoom(name.Sensor); err != nil {
+			return nil, nil, err
+		}
+		st = b.newStream(name)
+	}
+	if older = st.session; older == s {
+		older = nil
+	}
+	st.session = s
+	if s.stream == nil {
+		st.ledger.sessions.Add(1)
+	}
+	return st, older, nil
+}
+
+func (b *Broker) newStream(name auth.StreamName) *stream {
+	st := &stream{name: name, log: b.log.With("sensor", string(name.Sensor), "stream", string(name.Capture)), since: time.Now()}
+	b.streams[name] = st
+	return st
+}
+
+// makeRoom sees that one more stream may be added; for holders of mu.
+func (b *Broker) makeRoom(sensor auth.SensorName) error {
+	all := func(*stream) bool { return true }
+	own := func(st *stream) bool { return st.name.Sensor == sensor }
+	if most := b.config.Intake.MaxStreamsPerSensor; !b.hasRoom(own, most) {
+		return refuse(wire.CodeLimit, "%d streams of sensor %s are enough (max_streams_per_sensor)", most, sensor)
+	}
+	if most := b.config.Intake.MaxStreams; !b.hasRoom(all, most) {
+		return refuse(wire.CodeLimit, "%d streams are enough (max_streams)", most)
+	}
+	return nil
+}
+
+// hasRoom says whether fewer than most streams of a kind are known. If need
+// be it forgets the one that has been offline longest.
+func (b *Broker) hasRoom(kind func(*stream) bool, most int) bool {
+	n := 0
+	var longest *stream
+	for _, st := range b.streams {
+		if !kind(st) {
+			continue
+		}
+		n++
+		if st.session == nil && (longest == nil || st.offlineSince().Before(longest.offlineSince())) {
+			longest = st
+		}
+	}
+	if n < most {
+		return true
+	}
+	if longest == nil || time.Since(longest.offlineSince()) < b.forgetting {
+		return false
+	}
+	b.forget(longest)
+	return true
+}
+
+// forget removes a stream, and its ports; for holders of mu.
+func (b *Broker) forget(st *stream) {
+	st.log.Warn("forgetting a stream that is offline, to make room")
+	delete(b.streams, st.name)
+	b.order = slices.DeleteFunc(b.order, func(o *stream) bool { return o == st })
+	if st.ring != nil {
+		st.ring.retire()
+	}
+	b.closeDoors(st.name)
+}
+
+// ringFor returns the ring for a stream's packets, and whether it is new: when
+// the stream is, or has another link type than before. Everybody who waits for
+// it is introduced.
+func (b *Broker) ringFor(st *stream, link pcap.LinkType) (*ring, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := st.ring == nil || st.ring.link != link
+	if changed {
+		b.setRing(st, link)
+	}
+	st.ring.begun.Store(true)
+	st.ring.over.Store(false)
+	return st.ring, changed
+}
+
+// setRing gives a stream a new ring; for holders of mu.
+func (b *Broker) setRing(st *stream, link pcap.LinkType) {
+	if old := st.ring; old != nil {
+		st.log.Warn("stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
+		old.retire()
+	}
+	st.ring = newRing(link, int(b.config.Stream.Memory), &b.arrivals)
+	b.order = append(slices.DeleteFunc(b.order, func(o *stream) bool { return o == st }), st)
+	b.openDoors(st)
+	for _, l := range b.listeners {
+		for _, d := range l.doors {
+			if d.takes(st.name) {
+				b.introduceAll(d, st)
+			}
+		}
+	}
+}
+
+// ended notes the end of an epoch.
+func (b *Broker) ended(s *session, e wire.End) {
+	if !e.Final {
+		return
+	}
+	s.stream.log.Info("stream has ended", "packets", s.stream.ledger.packets.Load())
+	s.ring.over.Store(true)
+	s.ring.readers.all()
+}
+
+// release takes the session off its stream.
+func (b *Broker) release(s *session, err error) {
+	log := s.log
+	b.mu.Lock()
+	if s.stream != nil {
+		log = log.With("stream", string(s.stream.name.Capture))
+	}
+	for _, st := range b.streams {
+		if st.session == s {
+			st.session = nil
+			st.left()
+		}
+	}
+	b.mu.Unlock()
+	var refusal wire.Refusal
+	switch {
+	case errors.As(err, &refusal) && refusal.Code != wire.CodeDraining:
+		log.Warn("refused an agent", "code", refusal.Code.String(), "reason", refusal.Reason)
+	case errors.Is(err, wire.ErrMalformed):
+		log.Warn("refused an agent", "code", wire.CodeProtocol.String(), "reason", err.Error())
+	case s.state == streaming:
+		log.Info("agent has gone; its stream waits for it", "reason", err.Error())
+	default:
+		log.Info("agent has gone", "reason", err.Error())
+	}
+}
+
+// recall makes the streams that are known from before.
+func (b *Broker) recall() error {
+	m, err := b.store.load()
+	var bad damaged
+	if errors.As(err, &bad) {
+		b.log.Error("what was known of streams and their ports is lost", "file", stateFile, "error", bad.error)
+	} else if err != nil {
+		return err
+	}
+	b.ports = m.Ports
+	if b.ports == nil {
+		b.ports = make(map[string]map[string]uint16)
+	}
+	for _, k := range m.Streams {
+		name, err := auth.ParseStreamName(k.Name)
+		if err != nil || b.streams[name] != nil {
+			return fmt.Errorf("recall streams from %s: %q: %w", stateFile, k.Name, errors.Join(errors.New("not a name, or there twice"), err))
+		}
+		b.setRing(b.newStream(name), k.LinkType)
+	}
+	return nil
+}
+
+// save writes what has to be known after a restart.
+func (b *Broker) save() error {
+	return b.store.save(func() memory {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		m := memory{Ports: clonePorts(b.ports)}
+		for _, st := range b.order {
+			m.Streams = append(m.Streams, knownStream{Name: st.name.String(), LinkType: st.ring.link})
+		}
+		return m
+	})
+}

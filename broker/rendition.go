@@ -1,0 +1,201 @@
+package broker
+
+import (
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"poip/internal/pcap"
+)
+
+// A form is what a listener asks of the records that it hands out.
+type form struct {
+	nano    bool   // times in nanoseconds, not microseconds
+	snaplen uint32 // longest captured length
+}
+
+// canonical is the form in which records arrive.
+var canonical = form{nano: true, snaplen: pcap.MaxCaptured}
+
+// renditionPages is how many segments a rendition keeps. Readers that keep up
+// all read the last one or two; who is farther behind has its own made anew.
+const renditionPages = 8
+
+// A rendition is a ring's records in one form. They are made once for each
+// batch, when somebody first wants them, and shared by all who do.
+type rendition struct {
+	form  form
+	users int // cursors; guarded by ring.mu
+
+	mu    sync.Mutex
+	pages []*page // the one begun last is the last one
+}
+
+// A page is the rendition of one segment. Like the segment's, its bytes never
+// change once they are there.
+type page struct {
+	refs atomic.Int32 // the rendition's own and one for each slab
+	seq  uint64       // of the segment
+
+	// Guarded by rendition.mu.
+	same bool     // so far nothing needed to change: the segment's own bytes serve
+	buf  []byte   // unless same
+	ends []uint32 // for each mark of the segment, its offset here
+}
+
+// A slab is a run of whole records, ready to be written. It is pinned until
+// unpin.
+type slab struct {
+	view view
+	page *page    // nil in the canonical form
+	data []byte   // from the segment's beginning on
+	ends []uint32 // as page.ends; nil: as the marks say
+}
+
+// render makes a slab of a view.
+func (r *rendition) render(v view) slab {
+	if r.form == canonical {
+		return slab{view: v, data: v.segment.buf[:v.marks[len(v.marks)-1].end]}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.page(v.segment)
+	for len(p.ends) < len(v.marks) {
+		r.extend(p, v, len(p.ends))
+	}
+	p.refs.Add(1)
+	end := p.ends[len(v.marks)-1]
+	if p.same {
+		return slab{view: v, page: p, data: v.segment.buf[:end]}
+	}
+	return slab{view: v, page: p, data: p.buf[:end], ends: p.ends[:len(v.marks)]}
+}
+
+// extend renders the batch of the i-th mark.
+func (r *rendition) extend(p *page, v view, i int) {
+	begin := uint32(0)
+	if i > 0 {
+		begin = v.marks[i-1].end
+	}
+	records := v.segment.buf[begin:v.marks[i].end]
+	if p.same && !fits(records, r.form.snaplen) {
+		p.same = false
+		p.buf = append(p.room(v.segment), v.segment.buf[:begin]...)
+	}
+	if p.same {
+		p.ends = append(p.ends, v.marks[i].end)
+		return
+	}
+	p.buf = pcap.Convert(p.buf, records, !r.form.nano, r.form.snaplen)
+	p.ends = append(p.ends, uint32(len(p.buf)))
+}
+
+// page finds the page of a segment, or begins it in place of the oldest.
+func (r *rendition) page(s *segment) *page {
+	for i := len(r.pages) - 1; i >= 0; i-- {
+		if r.pages[i].seq == s.seq {
+			return r.pages[i]
+		}
+	}
+	p := new(page)
+	if len(r.pages) == renditionPages {
+		p = r.reuse()
+	}
+	p.seq, p.same = s.seq, r.form.nano
+	if !p.same {
+		p.buf = p.room(s)
+	}
+	p.refs.Store(1)
+	r.pages = append(r.pages, p)
+	return p
+}
+
+// reuse takes the oldest page out, and makes it or a new one fit to be begun.
+func (r *rendition) reuse() *page {
+	p := r.pages[0]
+	r.pages = append(r.pages[:0], r.pages[1:]...)
+	if p.refs.Add(-1) > 0 {
+		return new(page) // its last reader gives it to the garbage collector
+	}
+	return &page{buf: p.buf[:0], ends: p.ends[:0]}
+}
+
+// room is an empty buffer for all that the segment may hold.
+func (p *page) room(s *segment) []byte {
+	if cap(p.buf) < len(s.buf) {
+		return make([]byte, 0, len(s.buf))
+	}
+	return p.buf[:0]
+}
+
+// fits says whether no record is longer than snaplen.
+func fits(records []byte, snaplen uint32) bool {
+	for len(records) > 0 {
+		_, _, captured, _ := pcap.Record(records)
+		if captured > snaplen {
+			return false
+		}
+		records = records[pcap.RecordHeaderLen+int(captured):]
+	}
+	return true
+}
+
+// unpin ends the hold on the segment and the page.
+func (s *slab) unpin(r *ring) {
+	if s.page != nil {
+		s.page.refs.Add(-1)
+	}
+	r.unpin(s.view.segment)
+}
+
+// end is the offset behind the i-th batch.
+func (s *slab) end(i int) int {
+	if s.ends != nil {
+		return int(s.ends[i])
+	}
+	return int(s.view.marks[i].end)
+}
+
+// before returns the offset and the ordinal of the i-th batch.
+func (s *slab) before(i int) (offset int, packets uint64) {
+	if i == 0 {
+		return 0, s.view.segment.base
+	}
+	return s.end(i - 1), s.view.segment.base + uint64(s.view.marks[i-1].packets)
+}
+
+// resolve returns the offset behind the packets, which end with a batch.
+func (s *slab) resolve(packets uint64) int {
+	offset, _ := s.before(markAfter(s.view.marks, uint32(packets-s.view.segment.base)))
+	return offset
+}
+
+// A tear is where a write has stopped: at the end of a record, or within one.
+type tear struct {
+	begin  int    // where the record begins that was hit; as end, if none was
+	end    int    // where it ends
+	whole  uint64 // ordinal behind the records before begin
+	behind uint64 // ordinal behind end
+}
+
+// tearAt finds the tear of a write that began at offset from, with the packet
+// of the given ordinal, and stopped at offset at.
+func (s *slab) tearAt(from int, packets uint64, at int) tear {
+	if at == len(s.data) {
+		_, packets = s.before(len(s.view.marks))
+		return tear{at, at, packets, packets}
+	}
+	i := sort.Search(len(s.view.marks), func(i int) bool { return s.end(i) > at })
+	if offset, n := s.before(i); offset > from {
+		from, packets = offset, n
+	}
+	for from < at {
+		_, _, captured, _ := pcap.Record(s.data[from:])
+		next := from + pcap.RecordHeaderLen + int(captured)
+		if next > at {
+			return tear{from, next, packets, packets + 1}
+		}
+		from, packets = next, packets+1
+	}
+	return tear{at, at, packets, packets}
+}

@@ -1,0 +1,261 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"poip/internal/pcap"
+)
+
+// segmentLen is how many bytes of records a segment holds. Smaller ones cost
+// rate, larger ones win nothing.
+const segmentLen = 256 << 10
+
+// A ring is the memory tail of one stream in one link type: the records of
+// its latest batches, in segments. One session fills it, any number of
+// cursors read it. A stream whose link type changes gets a new ring.
+//
+// Packets are counted from 0 on for as long as the ring lives; a packet's
+// count is its ordinal. It is not the agent's packet number.
+type ring struct {
+	link     pcap.LinkType
+	arrivals *atomic.Uint64 // numbers the batches of all rings, in the order of their arrival
+	head     *atomic.Uint64 // ordinal of the next packet; changes under mu
+	readers  fanout         // who is told of new packets
+
+	begun    atomic.Bool // a session has come to fill it since the relay started
+	over     atomic.Bool // its stream has ended for good, as far as anybody knows
+	replaced atomic.Bool // its stream goes on in another ring
+
+	// Owned by the session that fills the ring.
+	current *segment
+
+	mu         sync.Mutex
+	limit      int // bytes to hold
+	held       int // bytes of the segments
+	segments   []*segment
+	spare      []*segment // to be filled again
+	nextSeq    uint64
+	bytes      uint64 // of records, since the ring began
+	cursors    []*cursor
+	renditions map[form]*rendition
+	moved      chan struct{} // a cursor has passed the end of a segment; holds one
+}
+
+// A segment is a piece of a ring. What is below filled never changes until
+// nobody refers to the segment any more.
+type segment struct {
+	refs atomic.Int32 // the ring's own and one for each view
+	seq  uint64       // counts the segments of the ring
+	base uint64       // ordinal of the first packet
+	buf  []byte
+
+	// Guarded by ring.mu. The session that fills the ring is the only writer
+	// and reads without it. Marks are only ever appended to.
+	filled int
+	marks  []mark
+}
+
+// A mark stands behind each batch of a segment.
+type mark struct {
+	end     uint32 // offset in the segment
+	packets uint32 // of the segment up to here
+	arrival uint64 // when the batch arrived; see ring.arrivals
+}
+
+// packets is how many the segment holds; for holders of ring.mu.
+func (s *segment) packets() uint64 {
+	if len(s.marks) == 0 {
+		return 0
+	}
+	return uint64(s.marks[len(s.marks)-1].packets)
+}
+
+func newRing(link pcap.LinkType, limit int, arrivals *atomic.Uint64) *ring {
+	return &ring{
+		link:       link,
+		limit:      limit,
+		arrivals:   arrivals,
+		head:       new(atomic.Uint64),
+		renditions: make(map[form]*rendition),
+		moved:      make(chan struct{}, 1),
+	}
+}
+
+// reserve returns room for the n bytes of records of one batch. Nobody sees
+// what is written there before commit; the next reserve gives it up.
+func (r *ring) reserve(n int) []byte {
+	if r.current == nil || len(r.current.buf)-r.current.filled < n {
+		tell(r.rotate(max(n, segmentLen)))
+	}
+	at := r.current.filled
+	return r.current.buf[at : at+n : at+n]
+}
+
+// commit makes the n bytes that were reserved last visible to the cursors.
+func (r *ring) commit(n, packets int) {
+	r.mu.Lock()
+	s := r.current
+	s.filled += n
+	s.marks = append(s.marks, mark{
+		end:     uint32(s.filled),
+		packets: uint32(s.packets()) + uint32(packets),
+		arrival: r.arrivals.Add(1),
+	})
+	r.head.Add(uint64(packets))
+	r.bytes += uint64(n)
+	r.mu.Unlock()
+}
+
+// rotate begins a segment of size bytes. It returns the cursors that have
+// lost packets by that and want to know.
+func (r *ring) rotate(size int) []*cursor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	overrun := r.makeRoom(size)
+	s := r.takeSegment(size)
+	s.seq, s.base = r.nextSeq, r.head.Load()
+	r.nextSeq++
+	r.segments = append(r.segments, s)
+	r.held += len(s.buf)
+	r.current = s
+	return overrun
+}
+
+func (r *ring) makeRoom(size int) (overrun []*cursor) {
+	for len(r.segments) > 0 && r.held+size > r.limit && r.holder() == nil {
+		overrun = append(overrun, r.evict()...)
+	}
+	return overrun
+}
+
+// holder returns a cursor that keeps the oldest segment from being evicted.
+func (r *ring) holder() *cursor {
+	end := r.segments[0].base + r.segments[0].packets()
+	for _, c := range r.cursors {
+		if c.blocks && c.packets < end {
+			return c
+		}
+	}
+	return nil
+}
+
+// evict drops the oldest segment.
+func (r *ring) evict() (overrun []*cursor) {
+	s := r.segments[0]
+	end := s.base + s.packets()
+	for _, c := range r.cursors {
+		if c.owner != nil && c.packets < end {
+			overrun = append(overrun, c)
+		}
+	}
+	r.segments = append(r.segments[:0], r.segments[1:]...) // a few hundred pointers, once for 256 KiB
+	r.held -= len(s.buf)
+	if s.refs.Add(-1) == 0 {
+		r.keepSpare(s)
+	}
+	return overrun
+}
+
+func (r *ring) takeSegment(size int) *segment {
+	var s *segment
+	if n := len(r.spare); n > 0 && size == segmentLen {
+		s, r.spare = r.spare[n-1], r.spare[:n-1]
+		s.filled, s.marks = 0, s.marks[:0]
+	} else {
+		s = &segment{buf: make([]byte, size)}
+	}
+	s.refs.Store(1)
+	return s
+}
+
+// keepSpare keeps a segment that nobody refers to; few, for there are more
+// only after the limit was lowered.
+func (r *ring) keepSpare(s *segment) {
+	if len(s.buf) == segmentLen && len(r.spare) < 4 {
+		r.spare = append(r.spare, s)
+	}
+}
+
+// unpin ends a view's hold on a segment.
+func (r *ring) unpin(s *segment) {
+	if s.refs.Add(-1) == 0 {
+		r.mu.Lock()
+		r.keepSpare(s)
+		r.mu.Unlock()
+	}
+}
+
+// setLimit changes how many bytes the ring holds; in force from the next
+// segment on.
+func (r *ring) setLimit(limit int) {
+	r.mu.Lock()
+	r.limit = limit
+	r.mu.Unlock()
+}
+
+// full says whether a batch of n bytes begins a segment for which another one
+// has to go.
+func (r *ring) full(n int) bool {
+	if r.current != nil && len(r.current.buf)-r.current.filled >= n {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.segments) > 0 && r.held+max(n, segmentLen) > r.limit
+}
+
+// starving says whether the oldest segment is still wanted by a reader whose
+// analyst takes all it is given, so that it waits for nothing but our own
+// processor.
+func (r *ring) starving() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end := r.segments[0].base + r.segments[0].packets()
+	for _, c := range r.cursors {
+		if c.packets < end && !c.blocks && c.owner != nil && !c.owner.stalled.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// trim frees what blocking readers have left behind, where they had made the
+// ring grow beyond its limit. It returns the one that still does.
+func (r *ring) trim() *cursor {
+	var overrun []*cursor
+	defer func() { tell(overrun) }()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.held > r.limit && len(r.segments) > 1 {
+		if c := r.holder(); c != nil {
+			return c
+		}
+		overrun = append(overrun, r.evict()...)
+	}
+	return nil
+}
+
+func tell(overrun []*cursor) {
+	for _, c := range overrun {
+		c.owner.overrun()
+	}
+}
+
+// occupancy is what the ring holds now.
+func (r *ring) occupancy() (packets, bytes uint64, memory, limit int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.segments {
+		bytes += uint64(s.filled)
+		packets += s.packets()
+	}
+	return packets, bytes, r.held, r.limit
+}
+
+// retire says that the ring gets nothing any more.
+func (r *ring) retire() {
+	r.over.Store(true)
+	r.replaced.Store(true)
+	r.readers.all()
+}

@@ -1,0 +1,150 @@
+package broker
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"poip/auth"
+	"poip/internal/wire"
+)
+
+// keptEpochs is for how many epochs a stream remembers where they stand, so
+// that an agent which has kept several hears the truth about each.
+const keptEpochs = 16
+
+// A stream is one capture on a sensor, under a name that stays. Its packets
+// are in its ring.
+type stream struct {
+	name   auth.StreamName
+	log    *slog.Logger
+	ledger ledger
+
+	// Guarded by Broker.mu.
+	ring    *ring
+	session *session // nil: no agent sends it now
+
+	mu      sync.Mutex
+	epochs  []*epoch // the latest is the last one
+	hello   wire.Hello
+	remote  string
+	network string
+	since   time.Time // of the session, or of its end
+	stats   wire.Stats
+	skew    time.Duration // the sensor's clock against ours
+	muted   time.Time     // until then losses are counted, not logged
+	unsaid  uint64        // packets of losses that were not logged
+}
+
+// An epoch is how far the relay has got in one run of a capture.
+type epoch struct {
+	id   wire.Epoch
+	next atomic.Uint64 // the next packet number that is wanted; set by the session
+
+	// Owned by the session. A gap of unknown count takes no number, so that
+	// one which is sent again is known by its place only.
+	unknownAt wire.PacketNumber
+	unknown   bool
+}
+
+// A ledger counts what became of the packets of one stream.
+type ledger struct {
+	packets    atomic.Uint64 // received, duplicates not
+	bytes      atomic.Uint64 // of their records
+	duplicates atomic.Uint64 // packets that came once more
+	lost       [causes]atomic.Uint64
+	unknown    [causes]atomic.Uint64 // losses of unknown count
+	sessions   atomic.Uint64
+	fenced     atomic.Uint64 // sessions that a newer one took over from
+}
+
+// causes is how many causes of gaps there are, with that which we do not know.
+const causes = int(wire.CauseRelayRestart) + 1
+
+func causeIndex(c wire.Cause) int {
+	if int(c) < causes {
+		return int(c)
+	}
+	return 0
+}
+
+// resume notes a hello and returns the epoch that it opens. What the agent
+// cannot send again and we do not have is lost.
+func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.hello, s.remote, s.network, s.since, s.stats = h, remote, network, now, wire.Stats{}
+	s.skew = now.Sub(time.Unix(0, h.SentAt))
+	e = s.epoch(h.Epoch)
+	if oldest := uint64(h.Oldest); oldest > e.next.Load() {
+		lost = oldest - e.next.Load()
+		e.next.Store(oldest)
+	}
+	return e, lost
+}
+
+// epoch finds or adds an epoch and makes it the latest; for holders of mu.
+func (s *stream) epoch(id wire.Epoch) *epoch {
+	e := &epoch{id: id}
+	if i := slices.IndexFunc(s.epochs, func(e *epoch) bool { return e.id == id }); i >= 0 {
+		e = s.epochs[i]
+		s.epochs = slices.Delete(s.epochs, i, i+1)
+	}
+	s.epochs = append(s.epochs, e)
+	if len(s.epochs) > keptEpochs {
+		s.epochs = slices.Delete(s.epochs, 0, 1)
+	}
+	return e
+}
+
+// lose counts a loss, and logs it unless another one was logged just now. A
+// count of 0 is unknown.
+func (s *stream) lose(count uint64, cause wire.Cause) {
+	i := causeIndex(cause)
+	s.ledger.lost[i].Add(count)
+	if count == 0 {
+		s.ledger.unknown[i].Add(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Before(s.muted) {
+		s.unsaid += count
+		return
+	}
+	s.muted = now.Add(10 * time.Second)
+	attrs := []any{"cause", cause.String(), "packets", count}
+	if count == 0 {
+		attrs = []any{"cause", cause.String(), "packets", "unknown"}
+	}
+	if s.unsaid > 0 {
+		attrs = append(attrs, "and_earlier", s.unsaid)
+		s.unsaid = 0
+	}
+	s.log.Warn("packets lost on the way here", attrs...)
+}
+
+// note keeps the agent's own counters.
+func (s *stream) note(st wire.Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats = st
+	s.skew = time.Since(time.Unix(0, st.SentAt))
+}
+
+// left notes that the session is over.
+func (s *stream) left() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = time.Now()
+}
+
+// offlineSince is when the stream's session ended, if it has none.
+func (s *stream) offlineSince() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since
+}

@@ -1,0 +1,455 @@
+package broker
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"poip/internal/pcap"
+)
+
+// terms are what a listener grants to its subscribers.
+type terms struct {
+	form       form
+	disconnect bool // who falls behind the ring
+	block      bool // the stream for who falls behind the ring
+	oldest     bool // begin at the oldest packet, not at the tail
+	close      bool // when the streams have ended for good
+}
+
+// A subscriber is one analyst's connection: a cursor in each ring that it
+// reads, and an outlet.
+//
+// Whoever writes to the outlet has the writer's role: the subscriber's own
+// goroutine, or the intake, on the spot. The role is taken by claim and given
+// back by release, which fails when something was published meanwhile; so no
+// two write at a time, and nothing is ever left lying. Who has the role and
+// cannot go on without waiting hands it over to the own goroutine.
+type subscriber struct {
+	// Set once before it starts.
+	terms    terms
+	out      *outlet
+	tally    *tally
+	log      *slog.Logger
+	arrivals *atomic.Uint64
+	slot     int // unique in its listener
+	remote   string
+	since    time.Time
+
+	role   atomic.Int32
+	handed chan struct{} // gives the role to the own goroutine; holds one
+	order  atomic.Int32  // how to end; changes under mu, and only grows
+
+	stalled   atomic.Bool  // waits for the socket
+	progress  atomic.Int64 // when the socket last took something, nanoseconds since 1970
+	sent      atomic.Uint64
+	sentBytes atomic.Uint64
+	skipped   atomic.Uint64 // overruns; the rest is known at the end only
+	inflight  atomic.Uint64 // passed by the cursors, not yet sent whole; changed by the role's holder
+
+	inputEnded chan struct{} // the analyst sends no more
+	drained    chan struct{} // the goroutine that reads has ended
+
+	mu       sync.Mutex
+	linked   bool          // it has a link type, and a file header
+	link     pcap.LinkType // once linked
+	header   []byte        // of the file, until it is adopted
+	arriving []*cursor     // until they are adopted
+	cursors  []*cursor     // changed by the role's holder, who reads it without mu
+	leftOut  []leftOut     // streams of other link types
+	shed     uint64        // packets offered by cursors that are gone
+	waiting  bool          // in await
+	hurried  bool          // the outlet has a write deadline
+	by       time.Time     // deadline of the order; zero: none
+
+	news atomic.Bool // header or arriving are set
+
+	// Owned by the role's holder.
+	inflightBytes uint64
+	ended         bool // a stream that it read has gone for good
+	err           error
+	nextComplaint time.Time
+}
+
+// leftOut is a stream of another link type, whose packets are only counted.
+type leftOut struct {
+	head  *atomic.Uint64 // of its ring
+	start uint64
+}
+
+// The writer's role.
+const (
+	free  int32 = iota
+	taken       // somebody writes
+	again       // and shall look again before releasing it
+)
+
+// The orders, each stronger than the one before.
+const (
+	orderNone   int32 = iota
+	orderFinish       // write what there is, then close
+	orderCut          // write the rest of a record, then close
+	orderGone         // the analyst is: close
+	orderEvict        // close by a reset
+)
+
+// outcome says what the writer does next.
+type outcome int
+
+const (
+	idle    outcome = iota // nothing to write
+	more                   // perhaps there is more
+	blocked                // the socket takes nothing
+	over                   // the subscriber ends
+)
+
+// inlineSteps bounds what the intake writes to one subscriber on the spot.
+const inlineSteps = 3
+
+func (s *subscriber) claim() bool {
+	for {
+		switch role := s.role.Load(); role {
+		case free:
+			if s.role.CompareAndSwap(free, taken) {
+				return true
+			}
+		case again:
+			return false
+		default:
+			if s.role.CompareAndSwap(taken, again) {
+				return false
+			}
+		}
+	}
+}
+
+func (s *subscriber) release() bool {
+	if s.role.CompareAndSwap(taken, free) {
+		return true
+	}
+	s.role.Store(taken)
+	return false
+}
+
+// handOver gives the role to the own goroutine, which has none and waits for it.
+func (s *subscriber) handOver() { s.handed <- struct{}{} }
+
+// notify wakes the own goroutine, or has whoever writes look again.
+func (s *subscriber) notify() {
+	if s.claim() {
+		s.handOver()
+	}
+}
+
+// serve writes what there is, as far as that needs no waiting.
+func (s *subscriber) serve() {
+	if !s.claim() {
+		return
+	}
+	for range inlineSteps {
+		switch s.step() {
+		case idle:
+			if s.release() {
+				return
+			}
+		case blocked, over:
+			s.handOver()
+			return
+		}
+	}
+	s.handOver()
+}
+
+// run is the own goroutine. It returns when the subscriber is over, and keeps
+// the role.
+func (s *subscriber) run() {
+	for {
+		<-s.handed
+		for working := true; working; {
+			switch s.step() {
+			case idle:
+				working = !s.release()
+			case blocked:
+				s.await()
+			case over:
+				return
+			}
+		}
+	}
+}
+
+// step writes once, if there is anything to write. Here and below: for the
+// holder of the role.
+func (s *subscriber) step() outcome {
+	order := s.order.Load()
+	if s.err != nil || order >= orderGone {
+		return over
+	}
+	clear, err := s.out.clear()
+	if err != nil {
+		s.err = err
+		return over
+	}
+	if !clear {
+		return blocked
+	}
+	s.credit()
+	if order == orderCut {
+		return over
+	}
+	if s.news.Load() {
+		s.adopt()
+		return more
+	}
+	return s.read(order)
+}
+
+// read writes the next slab.
+func (s *subscriber) read(order int32) outcome {
+	c, before := s.choose()
+	if c == nil {
+		return s.rest(order)
+	}
+	v, skipped := c.ring.view(c, before)
+	if skipped > 0 && !s.skip(skipped) {
+		return over
+	}
+	if v.segment == nil {
+		return s.rest(order)
+	}
+	whole := s.write(c, v)
+	switch {
+	case s.err != nil:
+		return over
+	case !whole && s.out.tls == nil:
+		return blocked
+	case whole && s.out.tls == nil && len(s.cursors) == 1 && c.packets == c.ring.head.Load():
+		return s.rest(order)
+	}
+	return more
+}
+
+// choose returns the cursor to read, and before which arrival.
+func (s *subscriber) choose() (*cursor, uint64) {
+	if len(s.cursors) == 1 {
+		return s.cursors[0], everything
+	}
+	return s.earliest()
+}
+
+// earliest returns the cursor whose next batch arrived first, and when the
+// first one of the others did. What arrives from now on is left for later: it
+// may be seen in one ring and not yet in another.
+func (s *subscriber) earliest() (first *cursor, before uint64) {
+	least := s.arrivals.Load() + 1
+	before = least
+	for _, c := range s.cursors {
+		arrival, skipped := c.ring.next(c)
+		if skipped > 0 && !s.skip(skipped) {
+			return nil, 0
+		}
+		switch {
+		case arrival < least:
+			first, least, before = c, arrival, least
+		case arrival < before:
+			before = arrival
+		}
+	}
+	return first, before
+}
+
+// write offers the outlet a slab, and says whether it was taken whole.
+func (s *subscriber) write(c *cursor, v view) bool {
+	slab := c.rendition.render(v)
+	defer slab.unpin(c.ring)
+	from, packets := c.offset, c.packets
+	if from == unresolved {
+		from = slab.resolve(packets)
+	}
+	n, err := s.out.offer(slab.data[from:])
+	if err != nil {
+		s.err = err
+		return false
+	}
+	at := from + n
+	t := slab.tearAt(from, packets, at)
+	if t.end > at {
+		s.out.keep(slab.data[at:t.end])
+	}
+	c.ring.advance(c, v.segment, t.end, t.behind)
+	s.inflight.Add(t.behind - packets)
+	s.inflightBytes += uint64(t.end - from)
+	if s.out.tls == nil {
+		s.creditBut(t.behind-t.whole, uint64(t.end-t.begin))
+	}
+	if n > 0 {
+		s.progress.Store(time.Now().UnixNano())
+	}
+	return at == len(slab.data)
+}
+
+// credit counts what is in flight as sent: the socket has it.
+func (s *subscriber) credit() {
+	if s.inflight.Load() > 0 {
+		s.progress.Store(time.Now().UnixNano())
+		s.creditBut(0, 0)
+	}
+}
+
+// creditBut leaves packets and bytes of them in flight.
+func (s *subscriber) creditBut(packets, bytes uint64) {
+	sent := s.inflight.Load() - packets
+	s.sent.Add(sent)
+	s.tally.sent.Add(sent)
+	s.sentBytes.Add(s.inflightBytes - bytes)
+	s.tally.sentBytes.Add(s.inflightBytes - bytes)
+	s.inflight.Store(packets)
+	s.inflightBytes = bytes
+}
+
+// skip counts packets that the ring has lost for this reader, and says
+// whether the reader may stay.
+func (s *subscriber) skip(packets uint64) bool {
+	s.skipped.Add(packets)
+	s.tally.skipped[skipOverrun].Add(packets)
+	if s.terms.disconnect {
+		s.overrun()
+		return false
+	}
+	if now := time.Now(); now.After(s.nextComplaint) {
+		s.nextComplaint = now.Add(10 * time.Second)
+		s.log.Warn("analyst reads too slowly; packets skipped", "skipped", packets, "skipped_in_all", s.skipped.Load())
+	}
+	return true
+}
+
+// overrun is called when the ring has passed one of the cursors.
+func (s *subscriber) overrun() {
+	if s.terms.disconnect {
+		s.command(orderEvict, time.Time{})
+	}
+}
+
+// expel ends a subscriber that holds a stream back and takes nothing.
+func (s *subscriber) expel() {
+	s.log.Warn("analyst blocks a stream and reads nothing; disconnecting", "for", blockLimit)
+	s.command(orderEvict, time.Time{})
+}
+
+// adopt takes over the file header and cursors that have been added.
+func (s *subscriber) adopt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.news.Store(false)
+	if s.header != nil {
+		s.out.keep(s.header)
+		s.header = nil
+	}
+	s.cursors = append(s.cursors, s.arriving...)
+	s.arriving = nil
+}
+
+// rest decides what to do when everything has been written.
+func (s *subscriber) rest(order int32) outcome {
+	if s.order.Load() >= orderGone {
+		return over // by skip
+	}
+	for _, c := range s.cursors {
+		if c.ring.replaced.Load() && c.packets == c.ring.head.Load() {
+			s.drop(c)
+			return more
+		}
+	}
+	if order == orderFinish || s.terms.close && s.allEnded() {
+		return over
+	}
+	return idle
+}
+
+// drop lets go of a cursor whose ring gets nothing any more, and so of the ring.
+func (s *subscriber) drop(c *cursor) {
+	s.ended = true
+	c.ring.readers.remove(s)
+	offered, _ := c.ring.detach(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shed += offered
+	s.cursors = slices.DeleteFunc(s.cursors, func(o *cursor) bool { return o == c })
+}
+
+// allEnded says whether streams have ended and been read to their end, and
+// none goes on. One that was not there since the relay started keeps nobody.
+func (s *subscriber) allEnded() bool {
+	ended := s.ended
+	for _, c := range s.cursors {
+		switch {
+		case c.ring.over.Load() && c.packets == c.ring.head.Load():
+			ended = true
+		case c.ring.begun.Load():
+			return false
+		}
+	}
+	return ended
+}
+
+// command orders the subscriber to end.
+func (s *subscriber) command(order int32, by time.Time) {
+	s.mu.Lock()
+	if order > s.order.Load() {
+		s.order.Store(order)
+		s.by = by
+		if s.waiting {
+			s.hurry(time.Unix(1, 0))
+		}
+	}
+	s.mu.Unlock()
+	s.notify()
+}
+
+// hurry sets the outlet's write deadline; for holders of mu. While somebody
+// writes there must be none: it would end the connection.
+func (s *subscriber) hurry(by time.Time) {
+	if by.IsZero() && !s.hurried {
+		return
+	}
+	s.hurried = !by.IsZero()
+	if err := s.out.cork.SetWriteDeadline(by); err != nil {
+		s.log.Debug("set write deadline", "error", err) // closed: the wait ends by itself
+	}
+}
+
+// await waits until the socket takes bytes again, or for an order.
+func (s *subscriber) await() {
+	s.mu.Lock()
+	order := s.order.Load()
+	if order >= orderGone {
+		s.mu.Unlock()
+		return
+	}
+	s.waiting = true
+	s.hurry(s.by)
+	s.mu.Unlock()
+
+	s.stalled.Store(true)
+	err := s.out.cork.WaitWritable()
+	s.stalled.Store(false)
+
+	s.mu.Lock()
+	s.waiting = false
+	s.hurry(time.Time{})
+	expired := errors.Is(err, os.ErrDeadlineExceeded)
+	late := expired && s.order.Load() == order
+	s.mu.Unlock()
+	switch {
+	case late && order == orderFinish:
+		s.command(orderCut, time.Now().Add(time.Second))
+	case late:
+		s.command(orderGone, time.Time{})
+	case err != nil && !expired:
+		s.err = err
+	}
+}
