@@ -1,0 +1,71 @@
+package pcap
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+)
+
+func FuzzPcapReader(f *testing.F) {
+	for _, o := range oddClassics() {
+		if len(o.content) < 4096 {
+			f.Add(o.content)
+		}
+	}
+	f.Fuzz(readTwice)
+}
+
+func FuzzPcapngReader(f *testing.F) {
+	for _, o := range oddNGs() {
+		if len(o.content) < 4096 {
+			f.Add(o.content)
+		}
+	}
+	f.Fuzz(readTwice)
+}
+
+// readTwice reads whatever it is given, writes what it got in the record form,
+// and must read the same from that.
+func readTwice(t *testing.T, content []byte) {
+	r, err := NewReader(bytes.NewReader(content))
+	if err != nil {
+		return
+	}
+	var records []byte
+	var want []frame
+	for {
+		p, err := r.Next()
+		if err != nil {
+			break
+		}
+		if len(p.Data) > 0 {
+			records = AppendRecord(records, p.Sec, p.Nsec, p.Original, p.Data)
+			want = append(want, frame{"0", int64(p.Sec), int64(p.Nsec), int64(p.Original), string(p.Data)})
+		}
+	}
+	if len(r.in.buf) > maxWindow || len(r.interfaces) > maxInterfaces {
+		t.Errorf("holds a window of %d bytes and %d interfaces", len(r.in.buf), len(r.interfaces))
+	}
+	if n, err := CountRecords(records); n != len(want) || err != nil {
+		t.Fatalf("%d of %d packets are records: %v", n, len(want), err)
+	}
+	for _, nano := range []bool{true, false} {
+		checkRecords(t, records, want, nano)
+	}
+	SeveralInterfaces(bytes.NewReader(content))
+}
+
+func checkRecords(t *testing.T, records []byte, want []frame, nano bool) {
+	t.Helper()
+	written := Convert(AppendFileHeader(nil, LinkRaw, MaxCaptured, nano), records, !nano, MaxCaptured)
+	got := readOurs(written)
+	if !nano {
+		want = append([]frame(nil), want...)
+		for i := range want {
+			want[i].nsec -= want[i].nsec % 1000
+		}
+	}
+	if got.complaint != "" || !reflect.DeepEqual(got.frames, want) {
+		t.Errorf("read again: %s", difference(got, reading{want, ""}))
+	}
+}
