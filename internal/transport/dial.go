@@ -3,14 +3,13 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // Dialer opens streams to relays. Its fields are set once, before the first Open.
@@ -66,7 +65,7 @@ func (d *Dialer) log() *slog.Logger {
 func (d *Dialer) tlsConfig(ep Endpoint) *tls.Config {
 	cfg := d.TLS.Clone()
 	if cfg.ServerName == "" {
-		cfg.ServerName = ep.Host
+		cfg.ServerName, _, _ = strings.Cut(ep.Host, "%") // certificates know no zones
 	}
 	cfg.NextProtos = []string{ALPN}
 	cfg.DynamicRecordSizingDisabled = true
@@ -137,60 +136,6 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		return []netip.Addr{ip}, nil
 	}
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-}
-
-// headStart is how long an address is tried alone before the next one is
-// tried beside it (RFC 8305, 5).
-const headStart = 250 * time.Millisecond
-
-// race dials the addresses, each a head start after the one before or as soon
-// as that has failed, and returns the first connection. Others go to discard.
-func race[C any](ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (C, error), discard func(C)) (won C, err error) {
-	type result struct {
-		conn C
-		err  error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan result, len(addrs))
-	started, ended := 0, 0
-	start := func() {
-		addr := addrs[started]
-		started++
-		go func() {
-			conn, err := dial(ctx, addr)
-			results <- result{conn, err}
-		}()
-	}
-	defer func() { // the losers
-		cancel()
-		for ; ended < started; ended++ {
-			if r := <-results; r.err == nil {
-				discard(r.conn)
-			}
-		}
-	}()
-	var errs []error
-	next := time.NewTicker(headStart)
-	defer next.Stop()
-	if len(addrs) == 0 {
-		return won, errors.New("no address")
-	}
-	for start(); ended < len(addrs); {
-		select {
-		case r := <-results:
-			ended++
-			if r.err == nil {
-				return r.conn, nil
-			}
-			errs = append(errs, r.err)
-		case <-next.C:
-		}
-		if started < len(addrs) {
-			start()
-			next.Reset(headStart)
-		}
-	}
-	return won, errors.Join(errs...)
 }
 
 // Close ends all shared connections. Streams on them break.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/quic-go/quic-go"
 )
@@ -99,6 +101,7 @@ func expiryOf(cert *x509.Certificate) string {
 // QUIC a client hears that only after its own handshake has ended.
 func explainPeer(err error) error {
 	alert, ok := remoteAlert(err)
+	err = printable(err)
 	if !ok {
 		return err
 	}
@@ -125,3 +128,22 @@ func remoteAlert(err error) (text string, ok bool) {
 	}
 	return "", false
 }
+
+// printable keeps a peer's bytes, names in a certificate or the reason of a
+// QUIC close, from reaching a terminal as they are.
+func printable(err error) error {
+	if strings.ContainsFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return escaped{err}
+	}
+	return err
+}
+
+// escaped is an error whose text is escaped as in Go source.
+type escaped struct{ error }
+
+func (e escaped) Error() string {
+	text := strconv.Quote(e.error.Error())
+	return text[1 : len(text)-1]
+}
+
+func (e escaped) Unwrap() error { return e.error }

@@ -62,6 +62,14 @@ func must(tb testing.TB, err error) {
 	}
 }
 
+func noise(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(rand.Uint32())
+	}
+	return p
+}
+
 // both runs a test over TLS and over QUIC.
 func both(t *testing.T, test func(t *testing.T, network string)) {
 	for _, network := range []string{"tls", "quic"} {

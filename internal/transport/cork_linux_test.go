@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"testing"
@@ -50,14 +49,6 @@ func waitUnread(tb testing.TB, conn *net.TCPConn, n int) {
 			tb.Fatalf("%d of %d bytes have arrived", have, n)
 		}
 	}
-}
-
-func noise(n int) []byte {
-	p := make([]byte, n)
-	for i := range p {
-		p[i] = byte(rand.Uint32())
-	}
-	return p
 }
 
 func TestCorkGathersUntilFlush(t *testing.T) {
