@@ -1,0 +1,188 @@
+// Package agent is the sensor's side of poip. It runs captures, frames their
+// packets once, and keeps every one of them until a relay has acknowledged it,
+// or else counts it as lost:
+//
+//	capture.Source → batcher → queue → session ══TLS/QUIC══> relay
+//
+// A capture's Source fills a batcher, which packs packets into batch frames and
+// hands these to the queue of their stream. The stream's uplink holds a session
+// with a relay, which empties the queue; when a session breaks, the queue says
+// what has to be sent again. internal/wire/PROTOCOL.md specifies what the two
+// say to each other.
+//
+// The agent is handed how to open connections, and knows no certificates.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"poip/agent/capture"
+	"poip/auth"
+	"poip/internal/transport"
+)
+
+// drainTime is how long the agent tries to deliver what it holds, once it is
+// to stop. It exits within 5 s.
+const drainTime = 3 * time.Second
+
+// Agent runs the captures of one sensor and brings them to a relay.
+type Agent struct {
+	// Set before Run.
+
+	// Open opens a byte stream to a relay: transport.Dialer.Open.
+	Open func(context.Context, transport.Endpoint) (transport.Conn, error)
+
+	// Source makes a capture. New sets it.
+	Source func(CaptureConfig) (capture.Source, error)
+
+	// Stdin is where captures of standard input read. New sets it.
+	Stdin io.Reader
+
+	// Progress, if set, is told how many bytes of a capture's file are read.
+	Progress func(capture string, done, total int64)
+
+	config     Config
+	sensor     auth.SensorName
+	version    string
+	log        *slog.Logger
+	exclusions capture.Exclusions
+
+	// Owned by Run.
+	sending  context.Context // ends when nothing more is to be sent
+	stopping <-chan struct{} // closed when captures are to stop
+	uplinks  sync.WaitGroup
+
+	mu      sync.Mutex
+	streams []*stream // guarded by mu; in order of their beginning
+}
+
+// New makes an agent for a checked configuration. Version is what it calls
+// itself at the relay.
+func New(config Config, sensor auth.SensorName, version string, log *slog.Logger) *Agent {
+	a := &Agent{config: config, sensor: sensor, version: version, log: log, Stdin: os.Stdin}
+	a.Source = a.source
+	return a
+}
+
+// Resolved keeps captures from seeing the agent's own packets to these
+// addresses. It belongs into transport.Dialer.Resolved.
+func (a *Agent) Resolved(addrs []netip.AddrPort) {
+	if err := a.exclusions.Add("", addrs...); err != nil {
+		a.log.Error("captures may see the agent's own packets", "error", err)
+	}
+}
+
+// Run captures and sends until every capture has ended and everything is
+// acknowledged, or ctx has ended and a few seconds are over. It returns an
+// error when a capture could not be begun or was broken, or a file was not
+// delivered.
+func (a *Agent) Run(ctx context.Context) error {
+	captures, err := a.captures()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	sending, abort := context.WithCancel(context.WithoutCancel(ctx))
+	a.sending, a.stopping = sending, ctx.Done()
+
+	var watch sync.WaitGroup
+	watch.Go(func() { limitDrain(ctx, sending, abort) })
+	defer watch.Wait()
+	defer abort()
+
+	broken := make([]error, len(captures))
+	var running sync.WaitGroup
+	for i, c := range captures {
+		running.Go(func() {
+			if broken[i] = c.run(ctx); broken[i] == nil {
+				return
+			}
+			if !c.config.finite() {
+				stop() // it could not even begin
+			} else if len(captures) > 1 {
+				c.log.Error("capture is broken; the others go on", "error", broken[i])
+			}
+		})
+	}
+	running.Wait() // after this, no more uplinks begin
+	a.uplinks.Wait()
+	for i, c := range captures {
+		if broken[i] == nil {
+			broken[i] = c.undelivered()
+		}
+	}
+	return errors.Join(broken...)
+}
+
+// limitDrain aborts all sending some time after ctx has ended.
+func limitDrain(ctx, sending context.Context, abort func()) {
+	select {
+	case <-ctx.Done():
+	case <-sending.Done():
+		return
+	}
+	select {
+	case <-time.After(drainTime):
+		abort()
+	case <-sending.Done():
+	}
+}
+
+// captures makes all captures, so that a mistake in one shows before any runs.
+func (a *Agent) captures() ([]*capturing, error) {
+	var all []*capturing
+	for _, cfg := range a.config.Captures {
+		source, err := a.Source(cfg)
+		if err != nil {
+			return nil, fmt.Errorf("capture %s: %w", cfg.Name, err)
+		}
+		all = append(all, &capturing{
+			config: cfg, source: source, stream: a.newStream, agent: a.version,
+			memory: newMemory(int64(a.config.Memory)), streams: map[string]*stream{},
+			log: a.log.With("capture", cfg.Name),
+		})
+	}
+	return all, nil
+}
+
+// newStream makes a stream of a capture and starts its uplink.
+func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	name := auth.StreamName{Sensor: a.sensor, Capture: capture}
+	if slices.ContainsFunc(a.streams, func(s *stream) bool { return s.name == name }) {
+		return nil, fmt.Errorf("there is a stream %s already: give this capture another name", name)
+	}
+	log := a.log.With("stream", name.String())
+	q := newQueue(c.memory, c.config.finite())
+	u := newUplink(q, a.stopping, log)
+	u.endpoints, u.open = a.config.Relay, a.Open
+	s := &stream{name: name, queue: q, uplink: u, log: log}
+	a.streams = append(a.streams, s)
+	a.uplinks.Go(func() { s.deliver(a.sending) })
+	return s, nil
+}
+
+// Status tells about every stream that there has been, by name.
+func (a *Agent) Status() []StreamStatus {
+	a.mu.Lock()
+	streams := slices.Clone(a.streams)
+	a.mu.Unlock()
+	var all []StreamStatus
+	for _, s := range streams {
+		all = append(all, s.status())
+	}
+	slices.SortFunc(all, func(a, b StreamStatus) int { return strings.Compare(a.Stream.String(), b.Stream.String()) })
+	return all
+}
