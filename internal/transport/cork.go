@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -40,8 +39,9 @@ type Cork struct {
 	// Owned by the goroutine that reads.
 	ahead      *[readAhead]byte // nil while empty
 	begin, end int              // of what ahead holds
+	patient    bool             // tryRead shall wait for bytes
+	again      bool             // it found none, and was not patient
 	readErr    error            // out of tryRead
-	told       bool             // beforeWait was called in this Read
 	readable   func(fd uintptr) bool
 	beforeWait func()
 
@@ -99,211 +99,6 @@ func (c *Cork) setMode(on bool, m mode) {
 // the socket empty and is about to wait.
 func (c *Cork) BeforeWait(f func()) { c.beforeWait = f }
 
-// Read reads ahead of the caller.
-func (c *Cork) Read(p []byte) (int, error) {
-	if c.raw == nil {
-		c.tell()
-		c.told = false
-		return c.conn.Read(p)
-	}
-	if c.begin == c.end {
-		if err := c.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, c.ahead[c.begin:c.end])
-	c.begin += n
-	if c.begin == c.end {
-		c.releaseAhead()
-	}
-	return n, nil
-}
-
-// fill asks the socket first and waits second, so it knows when it waits.
-func (c *Cork) fill() error {
-	c.told, c.readErr = false, nil
-	if err := c.raw.Read(c.readable); err != nil {
-		return err
-	}
-	if c.readErr != nil && c.readErr != io.EOF {
-		return c.opError("read", c.readErr)
-	}
-	return c.readErr
-}
-
-// tryRead is what RawConn calls, at once and then whenever bytes arrive. It
-// keeps no buffer while it waits.
-func (c *Cork) tryRead(fd uintptr) bool {
-	if c.ahead == nil {
-		c.ahead = aheads.Get().(*[readAhead]byte)
-	}
-	n, again, err := readFD(fd, c.ahead[:])
-	c.begin, c.end, c.readErr = 0, n, err
-	if n == 0 {
-		c.releaseAhead()
-	}
-	if again {
-		c.tell()
-	}
-	return !again
-}
-
-func (c *Cork) tell() {
-	if c.beforeWait != nil && !c.told && !c.quiet.Load() {
-		c.told = true
-		c.beforeWait()
-	}
-}
-
-var aheads = sync.Pool{New: func() any { return new([readAhead]byte) }}
-
-func (c *Cork) releaseAhead() {
-	aheads.Put(c.ahead)
-	c.ahead, c.begin, c.end = nil, 0, 0
-}
-
-// Write sends, gathers or queues p, by the mode. It takes all of p or fails for good.
-func (c *Cork) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0, c.err
-	}
-	if c.mode == through && c.buf == nil {
-		n, err := c.conn.Write(p)
-		c.err = err
-		return n, err
-	}
-	if err := c.put(p); err != nil {
-		c.err = err
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// put appends p to the buffer and sends where the mode asks for it.
-func (c *Cork) put(p []byte) error {
-	if c.buf != nil && len(*c.buf)+len(p) > cap(*c.buf) {
-		if err := c.spill(); err != nil {
-			return err
-		}
-	}
-	if c.buf == nil {
-		c.buf = takeBuffer(c.size + recordSlack)
-	}
-	if len(*c.buf)+len(p) > cap(*c.buf) {
-		return errFull
-	}
-	*c.buf = append(*c.buf, p...)
-	if c.mode == through || len(*c.buf)-c.sent >= c.size {
-		return c.spill()
-	}
-	return nil
-}
-
-// spill makes room: all of it, or in non-blocking mode what the socket takes.
-func (c *Cork) spill() error {
-	if c.mode != never {
-		return c.flush()
-	}
-	_, err := c.tryFlush()
-	return err
-}
-
-// Flush sends what is gathered, and waits for that until the write deadline.
-func (c *Cork) Flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = c.flush()
-	}
-	return c.err
-}
-
-func (c *Cork) flush() error {
-	if c.buf == nil {
-		return nil
-	}
-	_, err := c.conn.Write((*c.buf)[c.sent:])
-	c.releaseBuffer()
-	return err
-}
-
-// Pending is how many bytes are gathered and not yet with the socket.
-func (c *Cork) Pending() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.buf == nil {
-		return 0
-	}
-	return len(*c.buf) - c.sent
-}
-
-// TryFlush sends what the socket takes now, and says whether that was all.
-func (c *Cork) TryFlush() (done bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return false, c.err
-	}
-	done, c.err = c.tryFlush()
-	return done, c.err
-}
-
-func (c *Cork) tryFlush() (bool, error) {
-	if c.buf == nil {
-		return true, nil
-	}
-	n, err := c.tryOnce((*c.buf)[c.sent:])
-	c.sent += n
-	if c.sent == len(*c.buf) {
-		c.releaseBuffer()
-		return true, err
-	}
-	return false, err
-}
-
-// TryWrite writes what the socket takes of p now, which may be nothing. It
-// is for connections without TLS; nothing may be Pending.
-func (c *Cork) TryWrite(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0, c.err
-	}
-	n, err := c.tryOnce(p)
-	c.err = err
-	return n, err
-}
-
-func (c *Cork) tryOnce(p []byte) (int, error) {
-	if c.raw == nil {
-		return c.conn.Write(p)
-	}
-	c.try, c.tried, c.tryErr = p, 0, nil
-	err := c.raw.Write(c.writable)
-	c.try = nil
-	if err == nil && c.tryErr != nil {
-		err = c.opError("write", c.tryErr)
-	}
-	return c.tried, err
-}
-
-// tryWrite is what RawConn calls. It asks once and never to be called again.
-func (c *Cork) tryWrite(fd uintptr) bool {
-	c.tried, c.tryErr = writeFD(fd, c.try)
-	return true
-}
-
-// WaitWritable returns when the socket takes bytes again, or with an error at
-// the write deadline. It is noticed too when the peer has gone.
-func (c *Cork) WaitWritable() error {
-	if c.raw == nil {
-		return nil
-	}
-	return c.raw.Write(c.ready)
-}
-
 // CloseWrite sends a FIN, after what is pending.
 func (c *Cork) CloseWrite() error {
 	if err := c.Flush(); err != nil {
@@ -334,36 +129,4 @@ func (c *Cork) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadl
 
 func (c *Cork) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
-}
-
-// Buffers of the two common sizes are kept for reuse.
-var (
-	smallBuffers = sync.Pool{New: func() any { return newBuffer(64<<10 + recordSlack) }}
-	largeBuffers = sync.Pool{New: func() any { return newBuffer(GatherSize + recordSlack) }}
-)
-
-func newBuffer(n int) *[]byte {
-	b := make([]byte, 0, n)
-	return &b
-}
-
-func takeBuffer(n int) *[]byte {
-	switch {
-	case n <= 64<<10+recordSlack:
-		return smallBuffers.Get().(*[]byte)
-	case n <= GatherSize+recordSlack:
-		return largeBuffers.Get().(*[]byte)
-	}
-	return newBuffer(n)
-}
-
-func (c *Cork) releaseBuffer() {
-	*c.buf = (*c.buf)[:0]
-	switch cap(*c.buf) {
-	case 64<<10 + recordSlack:
-		smallBuffers.Put(c.buf)
-	case GatherSize + recordSlack:
-		largeBuffers.Put(c.buf)
-	}
-	c.buf, c.sent = nil, 0
 }

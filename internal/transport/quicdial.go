@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -36,6 +37,8 @@ func (l *link) shut() {
 	})
 }
 
+var errNoStreams = errors.New("the relay takes no more streams on this connection")
+
 func (d *Dialer) openQUIC(ctx context.Context, ep Endpoint) (Conn, error) {
 	l, err := d.shared(ctx, ep)
 	if err != nil {
@@ -44,8 +47,8 @@ func (d *Dialer) openQUIC(ctx context.Context, ep Endpoint) (Conn, error) {
 	stream, err := l.conn.OpenStreamSync(ctx)
 	if err != nil {
 		d.release(l)
-		if ctx.Err() != nil {
-			err = fmt.Errorf("the relay takes no more streams on this connection: %w", err)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil, errNoStreams
 		}
 		return nil, err
 	}

@@ -334,6 +334,22 @@ func TestBeforeWaitLeavesNothingUnpublished(t *testing.T) {
 	})
 }
 
+// Whoever is told of a wait may end the Conn, or wait for somebody who does.
+func TestAbortFromBeforeWait(t *testing.T) {
+	both(t, func(t *testing.T, network string) {
+		agent, relays := opened(t, network)
+		relays.BeforeWait(func() {
+			aborted := make(chan error)
+			go func() { aborted <- relays.Abort() }()
+			must(t, <-aborted)
+		})
+		if _, err := relays.Read(make([]byte, 1)); err == nil {
+			t.Error("it reads on")
+		}
+		agent.Abort()
+	})
+}
+
 func TestAConnSaysWhatItIs(t *testing.T) {
 	both(t, func(t *testing.T, network string) {
 		agent, relays := opened(t, network)

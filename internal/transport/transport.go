@@ -68,7 +68,8 @@ type Conn interface {
 	// BeforeWait has f called, by the goroutine that reads, whenever a Read
 	// is about to wait for the network. Over TLS that is exact; over QUIC f
 	// may be called although bytes are there already. It is set before the
-	// first Read, or by the goroutine that reads. f must not read from the Conn.
+	// first Read, or by the goroutine that reads. f must neither Read from
+	// the Conn nor Close it; it may write, and Abort.
 	BeforeWait(f func())
 }
 
