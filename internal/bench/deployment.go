@@ -1,0 +1,188 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// deployment is poip as a user sets it up: a relay with one listener, and the
+// identity of a sensor. Agents are added by agent.
+type deployment struct {
+	*stage
+	relay        *process
+	intake       int // ports
+	admin, plain int
+	sensor       string // directory of the sensor's identity
+}
+
+// relayOptions are what scenarios vary.
+type relayOptions struct {
+	memory   string // of a stream's ring; empty is 16 MiB
+	overflow string
+	start    string
+	tls      bool
+	format   string
+	host     string // where the intake listens; empty is loopback
+}
+
+// deploy makes an authority and an identity and starts the relay.
+func (s *stage) deploy(o relayOptions) (*deployment, error) {
+	d := &deployment{stage: s, intake: s.port(), admin: s.port(), plain: s.port(), sensor: filepath.Join(s.dir, "sensor")}
+	data := filepath.Join(s.dir, "relay")
+	if o.host == "" {
+		o.host = "127.0.0.1"
+	}
+	for _, argv := range [][]string{
+		{"init", "--data", data, "--name", "relay.bench"},
+		{"issue", "bench", "--data", data, "--out", d.sensor},
+	} {
+		if out, err := exec.Command(s.program("poip-relay"), argv...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("poip-relay %s: %w\n%s", argv[0], err, out)
+		}
+	}
+	config := filepath.Join(s.dir, "relay.toml")
+	if err := os.WriteFile(config, d.relayConfig(data, o), 0o600); err != nil {
+		return nil, err
+	}
+	var err error
+	if d.relay, err = s.start("relay", s.program("poip-relay"), "run", "--config", config); err != nil {
+		return nil, err
+	}
+	return d, d.awaitRelay()
+}
+
+func (d *deployment) relayConfig(data string, o relayOptions) []byte {
+	fill := func(v *string, otherwise string) {
+		if *v == "" {
+			*v = otherwise
+		}
+	}
+	fill(&o.memory, "16MiB")
+	fill(&o.overflow, "skip")
+	fill(&o.start, "live")
+	fill(&o.format, "pcap")
+	return fmt.Appendf(nil, `[relay]
+name = "relay.bench"
+data = %q
+[relay.intake]
+tcp = "%s:%d"
+quic = "%s:%d"
+max_streams_per_sensor = 200
+[relay.admin]
+listen = "127.0.0.1:%d"
+[relay.stream]
+memory = %q
+[[relay.listener]]
+name = "bench"
+listen = "127.0.0.1:%d"
+streams = ["*/*"]
+tls = %t
+allow = ["127.0.0.0/8"]
+format = %q
+overflow = %q
+start = %q
+end = "close"
+max_connections = 2000
+`, data, o.host, d.intake, o.host, d.intake, d.admin, o.memory, d.plain, o.tls, o.format, o.overflow, o.start)
+}
+
+// awaitRelay waits until the relay says that it is well.
+func (d *deployment) awaitRelay() error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		reply, err := http.Get("http://" + local(d.admin) + "/healthz")
+		if err == nil {
+			reply.Body.Close()
+			if reply.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-d.relay.exited:
+			return d.relay.failure(fmt.Errorf("ended at start"))
+		default:
+		}
+		if time.Now().After(deadline) {
+			return d.relay.failure(fmt.Errorf("not healthy after 10 s"))
+		}
+	}
+}
+
+// agentOptions are what scenarios vary.
+type agentOptions struct {
+	relay      string // URL; empty is the deployment's over TLS
+	congestion string
+	captures   string // the [[agent.capture]] tables
+}
+
+func (d *deployment) agent(o agentOptions) (*process, error) {
+	if o.relay == "" {
+		o.relay = "tls://" + local(d.intake)
+	}
+	if o.congestion == "" {
+		o.congestion = "auto"
+	}
+	config := filepath.Join(d.dir, "agent.toml")
+	text := fmt.Appendf(nil, "[agent]\nrelay = %q\nrelay_name = \"relay.bench\"\ndata = %q\ncongestion = %q\n%s",
+		o.relay, d.sensor, o.congestion, o.captures)
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		return nil, err
+	}
+	return d.start("agent", d.program("poip-agent"), "run", "--config", config)
+}
+
+func fileCapture(path string) string {
+	return fmt.Sprintf("[[agent.capture]]\nname = \"trace\"\nfile = %q\npace = \"max\"\n", path)
+}
+
+func liveCapture(latency string) string {
+	return fmt.Sprintf("[[agent.capture]]\nname = \"wire\"\ninterface = %q\nlatency = %q\n", wireOut, latency)
+}
+
+// metric sums a metric of the relay over its labels.
+func (d *deployment) metric(name string) (float64, error) {
+	reply, err := http.Get("http://" + local(d.admin) + "/metrics")
+	if err != nil {
+		return 0, fmt.Errorf("read the relay's metrics: %w", err)
+	}
+	defer reply.Body.Close()
+	return sumMetric(reply.Body, name)
+}
+
+func sumMetric(text io.Reader, name string) (sum float64, err error) {
+	lines := bufio.NewScanner(text)
+	for lines.Scan() {
+		line := lines.Text()
+		if series, _, _ := strings.Cut(line, "{"); series != name && !strings.HasPrefix(line, name+" ") {
+			continue
+		}
+		v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", name, err)
+		}
+		sum += v
+	}
+	return sum, lines.Err()
+}
+
+// await polls a metric until it has reached a value.
+func (d *deployment) await(name string, least float64) error {
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		v, err := d.metric(name)
+		if err != nil || v >= least {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return d.relay.failure(fmt.Errorf("%s is %v after 15 s, want %v", name, v, least))
+		}
+	}
+}

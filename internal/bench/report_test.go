@@ -1,0 +1,81 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestTargetsAreJudgedByMedians(t *testing.T) {
+	s := scenario{
+		name:       "made up",
+		columns:    []string{rate, cost},
+		contenders: []contender{{name: "ours"}, {name: "theirs"}, {name: "others"}, {name: "absent"}},
+		targets: []target{
+			atLeast(2, "faster", ref{"ours", rate}, ref{"theirs", rate}),
+			atMost(0.5, "cheaper than both", ref{"ours", cost}, ref{"theirs", cost}, ref{"others", cost}),
+			atMost(3, "absolute", ref{"ours", cost}),
+			atMost(1, "nobody there", ref{"ours", cost}, ref{"absent", cost}),
+		},
+	}
+	r := newResult(s, map[string][]sample{
+		"ours":   {{rate: 1, cost: 9}, {rate: 4, cost: 4}, {rate: 100, cost: 4}},
+		"theirs": {{rate: 2, cost: 3}, {rate: 2, cost: 5}},
+		"others": {{rate: 9, cost: 6}},
+	}, map[string]string{"absent": "is not installed"})
+	want := []outcome{
+		{Claim: "faster", Ours: 4, Peer: 2, Ratio: 2, Bound: 2, AtLeast: true, Verdict: "ok"},
+		{Claim: "cheaper than both", Ours: 4, Peer: 10, Ratio: 0.4, Bound: 0.5, Verdict: "ok"},
+		{Claim: "absolute", Ours: 4, Ratio: 4, Bound: 3, Verdict: "miss"},
+		{Claim: "nobody there", Ours: 4, Ratio: 4, Bound: 1, Verdict: "not run"},
+	}
+	for i, o := range r.Targets {
+		if o != want[i] {
+			t.Errorf("got  %+v\nwant %+v", o, want[i])
+		}
+	}
+	var out bytes.Buffer
+	r.printText(&out)
+	for _, line := range []string{"theirs  2.00   4.00", "absent  -      -", "absent: is not installed"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("no line %q in\n%s", line, out.String())
+		}
+	}
+}
+
+func TestSumMetric(t *testing.T) {
+	const text = `# HELP poip_x_total with 5 words
+poip_x_total{stream="a b"} 2
+poip_x_total{stream="c"} 1e3
+poip_x_total_other 7
+poip_y 4
+`
+	for name, want := range map[string]float64{"poip_x_total": 1002, "poip_y": 4, "poip_z": 0} {
+		if got, err := sumMetric(strings.NewReader(text), name); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
+		}
+	}
+}
+
+func TestEveryTargetNamesContendersThatExist(t *testing.T) {
+	for _, short := range []bool{false, true} {
+		for _, s := range scenarios(short) {
+			names := map[string]bool{}
+			for _, c := range s.contenders {
+				if names[c.name] {
+					t.Errorf("%s: two contenders are called %q", s.name, c.name)
+				}
+				names[c.name] = true
+			}
+			for _, target := range s.targets {
+				for _, r := range append(target.peers, target.ours) {
+					if !names[r.contender] {
+						t.Errorf("%s: %q names %q, which is not there", s.name, target.claim, r.contender)
+					}
+				}
+			}
+		}
+	}
+}
