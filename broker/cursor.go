@@ -91,6 +91,7 @@ func (r *ring) signalMoved() {
 type view struct {
 	segment *segment // nil: there is nothing
 	marks   []mark
+	nanos   []uint16
 }
 
 // view returns what there is behind the cursor, of batches that arrived
@@ -112,7 +113,7 @@ func (r *ring) view(c *cursor, before uint64) (v view, skipped uint64) {
 		return view{}, skipped
 	}
 	s.refs.Add(1)
-	return view{segment: s, marks: marks}, skipped
+	return view{segment: s, marks: marks, nanos: s.nanos}, skipped
 }
 
 // next returns when the batch behind the cursor arrived; everything, if there

@@ -23,9 +23,9 @@ const (
 	holdPoll   = 10 * time.Millisecond
 	blockLimit = 30 * time.Second
 
-	// paceLimit is how long a segment waits for readers that wait for our
-	// own processor.
-	paceLimit = 20 * time.Millisecond
+	// paceLimit is how long a segment may wait for readers that are well: a
+	// stream is never slowed below 128 MiB/s.
+	paceLimit = 2 * time.Millisecond
 
 	// farewell bounds how long a refusal may take to write.
 	farewell = time.Second

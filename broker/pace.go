@@ -151,21 +151,23 @@ func (s *session) checkHold(now time.Time) error {
 	return nil
 }
 
-// makeWay is called before the ring's oldest segment goes. It lets readers
-// have the processor that want nothing but that, for a short while.
+// makeWay is called before the ring's oldest segment goes. A source without
+// a pace of its own would overrun even the best readers: it is slowed down to
+// most of them, within bounds.
 func (s *session) makeWay() error {
 	if c := s.ring.trim(); c != nil && s.unacked > s.window+wire.MaxBatchLen {
 		return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
 	}
 	s.publish()
-	var patience <-chan time.Time
-	for s.ring.starving() {
-		if patience == nil {
-			patience = time.After(paceLimit)
-		}
+	if !s.ring.starving(time.Now()) {
+		return nil
+	}
+	patience := time.NewTimer(paceLimit)
+	defer patience.Stop()
+	for s.ring.starving(time.Now()) {
 		select {
 		case <-s.ring.moved:
-		case <-patience:
+		case <-patience.C:
 			return nil
 		}
 	}

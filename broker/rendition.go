@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -14,15 +15,13 @@ type form struct {
 	snaplen uint32 // longest captured length
 }
 
-// canonical is the form in which records arrive.
-var canonical = form{nano: true, snaplen: pcap.MaxCaptured}
-
 // renditionPages is how many segments a rendition keeps. Readers that keep up
 // all read the last one or two; who is farther behind has its own made anew.
 const renditionPages = 8
 
-// A rendition is a ring's records in one form. They are made once for each
-// batch, when somebody first wants them, and shared by all who do.
+// A rendition is a ring's records in one form. Where the ring has another one,
+// they are made once for each batch, when somebody first wants them, and
+// shared by all who do.
 type rendition struct {
 	form  form
 	users int // cursors; guarded by ring.mu
@@ -38,8 +37,7 @@ type page struct {
 	seq  uint64       // of the segment
 
 	// Guarded by rendition.mu.
-	same bool     // so far nothing needed to change: the segment's own bytes serve
-	buf  []byte   // unless same
+	buf  []byte
 	ends []uint32 // for each mark of the segment, its offset here
 }
 
@@ -47,47 +45,50 @@ type page struct {
 // unpin.
 type slab struct {
 	view view
-	page *page    // nil in the canonical form
+	page *page    // nil: the segment itself has the form
 	data []byte   // from the segment's beginning on
 	ends []uint32 // as page.ends; nil: as the marks say
 }
 
 // render makes a slab of a view.
 func (r *rendition) render(v view) slab {
-	if r.form == canonical {
-		return slab{view: v, data: v.segment.buf[:v.marks[len(v.marks)-1].end]}
+	if last := v.marks[len(v.marks)-1]; v.segment.micro != r.form.nano && last.longest <= r.form.snaplen {
+		return slab{view: v, data: v.segment.buf[:last.end]}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.page(v.segment)
-	for len(p.ends) < len(v.marks) {
-		r.extend(p, v, len(p.ends))
+	for i := len(p.ends); i < len(v.marks); i++ {
+		p.buf = r.convert(p.buf, v, i)
+		p.ends = append(p.ends, uint32(len(p.buf)))
 	}
 	p.refs.Add(1)
-	end := p.ends[len(v.marks)-1]
-	if p.same {
-		return slab{view: v, page: p, data: v.segment.buf[:end]}
-	}
-	return slab{view: v, page: p, data: p.buf[:end], ends: p.ends[:len(v.marks)]}
+	return slab{view: v, page: p, data: p.buf[:p.ends[len(v.marks)-1]], ends: p.ends[:len(v.marks)]}
 }
 
-// extend renders the batch of the i-th mark.
-func (r *rendition) extend(p *page, v view, i int) {
-	begin := uint32(0)
+// convert appends the batch of the i-th mark to dst.
+func (r *rendition) convert(dst []byte, v view, i int) []byte {
+	var before mark
 	if i > 0 {
-		begin = v.marks[i-1].end
+		before = v.marks[i-1]
 	}
-	records := v.segment.buf[begin:v.marks[i].end]
-	if p.same && !fits(records, r.form.snaplen) {
-		p.same = false
-		p.buf = append(p.room(v.segment), v.segment.buf[:begin]...)
+	records := v.segment.buf[before.end:v.marks[i].end]
+	from := len(dst)
+	dst = pcap.Convert(dst, records, !r.form.nano && !v.segment.micro, r.form.snaplen)
+	if r.form.nano && v.segment.micro {
+		restore(dst[from:], v.nanos[before.packets:])
 	}
-	if p.same {
-		p.ends = append(p.ends, v.marks[i].end)
-		return
+	return dst
+}
+
+// restore makes nanoseconds of microseconds.
+func restore(records []byte, nanos []uint16) {
+	le := binary.LittleEndian
+	for i := 0; len(records) > 0; i++ {
+		_, usec, captured, _ := pcap.Record(records)
+		le.PutUint32(records[4:], usec*1000+uint32(nanos[i]))
+		records = records[pcap.RecordHeaderLen+int(captured):]
 	}
-	p.buf = pcap.Convert(p.buf, records, !r.form.nano, r.form.snaplen)
-	p.ends = append(p.ends, uint32(len(p.buf)))
 }
 
 // page finds the page of a segment, or begins it in place of the oldest.
@@ -101,10 +102,10 @@ func (r *rendition) page(s *segment) *page {
 	if len(r.pages) == renditionPages {
 		p = r.reuse()
 	}
-	p.seq, p.same = s.seq, r.form.nano
-	if !p.same {
-		p.buf = p.room(s)
+	if cap(p.buf) < len(s.buf) {
+		p.buf = make([]byte, 0, len(s.buf))
 	}
+	p.seq = s.seq
 	p.refs.Store(1)
 	r.pages = append(r.pages, p)
 	return p
@@ -115,29 +116,9 @@ func (r *rendition) reuse() *page {
 	p := r.pages[0]
 	r.pages = append(r.pages[:0], r.pages[1:]...)
 	if p.refs.Add(-1) > 0 {
-		return new(page) // its last reader gives it to the garbage collector
+		return new(page) // its last reader leaves it to the garbage collector
 	}
 	return &page{buf: p.buf[:0], ends: p.ends[:0]}
-}
-
-// room is an empty buffer for all that the segment may hold.
-func (p *page) room(s *segment) []byte {
-	if cap(p.buf) < len(s.buf) {
-		return make([]byte, 0, len(s.buf))
-	}
-	return p.buf[:0]
-}
-
-// fits says whether no record is longer than snaplen.
-func fits(records []byte, snaplen uint32) bool {
-	for len(records) > 0 {
-		_, _, captured, _ := pcap.Record(records)
-		if captured > snaplen {
-			return false
-		}
-		records = records[pcap.RecordHeaderLen+int(captured):]
-	}
-	return true
 }
 
 // unpin ends the hold on the segment and the page.

@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"poip/internal/pcap"
 )
@@ -45,21 +47,24 @@ type ring struct {
 // A segment is a piece of a ring. What is below filled never changes until
 // nobody refers to the segment any more.
 type segment struct {
-	refs atomic.Int32 // the ring's own and one for each view
-	seq  uint64       // counts the segments of the ring
-	base uint64       // ordinal of the first packet
-	buf  []byte
+	refs  atomic.Int32 // the ring's own and one for each view
+	seq   uint64       // counts the segments of the ring
+	base  uint64       // ordinal of the first packet
+	micro bool         // times are in microseconds already; nanos has the rest of them
+	buf   []byte
 
 	// Guarded by ring.mu. The session that fills the ring is the only writer
-	// and reads without it. Marks are only ever appended to.
+	// and reads without it. Marks and nanos are only ever appended to.
 	filled int
 	marks  []mark
+	nanos  []uint16 // for each packet, 0 to 999
 }
 
 // A mark stands behind each batch of a segment.
 type mark struct {
 	end     uint32 // offset in the segment
 	packets uint32 // of the segment up to here
+	longest uint32 // captured length up to here
 	arrival uint64 // when the batch arrived; see ring.arrivals
 }
 
@@ -93,18 +98,45 @@ func (r *ring) reserve(n int) []byte {
 }
 
 // commit makes the n bytes that were reserved last visible to the cursors.
+// They are whole records.
 func (r *ring) commit(n, packets int) {
-	r.mu.Lock()
 	s := r.current
+	nanos, longest := s.settle(s.buf[s.filled : s.filled+n])
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(s.marks) > 0 {
+		longest = max(longest, s.marks[len(s.marks)-1].longest)
+	}
 	s.filled += n
+	s.nanos = nanos
 	s.marks = append(s.marks, mark{
 		end:     uint32(s.filled),
 		packets: uint32(s.packets()) + uint32(packets),
+		longest: longest,
 		arrival: r.arrivals.Add(1),
 	})
 	r.head.Add(uint64(packets))
 	r.bytes += uint64(n)
-	r.mu.Unlock()
+}
+
+// settle gives records the form that the segment has, and finds the longest
+// captured length. Most listeners want microseconds: their records are made
+// here, in place, and never copied.
+func (s *segment) settle(records []byte) (nanos []uint16, longest uint32) {
+	le := binary.LittleEndian
+	nanos = s.nanos
+	for len(records) > 0 {
+		header := records[:pcap.RecordHeaderLen:pcap.RecordHeaderLen]
+		captured := le.Uint32(header[8:])
+		longest = max(longest, captured)
+		if s.micro {
+			nsec := le.Uint32(header[4:])
+			le.PutUint32(header[4:], nsec/1000)
+			nanos = append(nanos, uint16(nsec%1000))
+		}
+		records = records[pcap.RecordHeaderLen+int(captured):]
+	}
+	return nanos, longest
 }
 
 // rotate begins a segment of size bytes. It returns the cursors that have
@@ -114,12 +146,26 @@ func (r *ring) rotate(size int) []*cursor {
 	defer r.mu.Unlock()
 	overrun := r.makeRoom(size)
 	s := r.takeSegment(size)
-	s.seq, s.base = r.nextSeq, r.head.Load()
+	s.seq, s.base, s.micro = r.nextSeq, r.head.Load(), r.wantsMicro()
 	r.nextSeq++
 	r.segments = append(r.segments, s)
 	r.held += len(s.buf)
 	r.current = s
 	return overrun
+}
+
+// wantsMicro says whether the next segment shall be in microseconds: unless
+// most of the readers want nanoseconds.
+func (r *ring) wantsMicro() bool {
+	balance := 0
+	for f, n := range r.renditions {
+		if f.nano {
+			balance -= n.users
+		} else {
+			balance += n.users
+		}
+	}
+	return balance >= 0
 }
 
 func (r *ring) makeRoom(size int) (overrun []*cursor) {
@@ -161,7 +207,7 @@ func (r *ring) takeSegment(size int) *segment {
 	var s *segment
 	if n := len(r.spare); n > 0 && size == segmentLen {
 		s, r.spare = r.spare[n-1], r.spare[:n-1]
-		s.filled, s.marks = 0, s.marks[:0]
+		s.filled, s.marks, s.nanos = 0, s.marks[:0], s.nanos[:0]
 	} else {
 		s = &segment{buf: make([]byte, size)}
 	}
@@ -205,19 +251,24 @@ func (r *ring) full(n int) bool {
 	return len(r.segments) > 0 && r.held+max(n, segmentLen) > r.limit
 }
 
-// starving says whether the oldest segment is still wanted by a reader whose
-// analyst takes all it is given, so that it waits for nothing but our own
-// processor.
-func (r *ring) starving() bool {
+// starving says whether the end of the oldest segment would overrun most of
+// the readers that are well: analysts who take what they are given, and are
+// behind because this machine is busy.
+func (r *ring) starving(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	end := r.segments[0].base + r.segments[0].packets()
+	well, behind := 0, 0
 	for _, c := range r.cursors {
-		if c.packets < end && !c.blocks && c.owner != nil && !c.owner.stalled.Load() {
-			return true
+		if c.blocks || c.owner == nil || !c.owner.isWell(now) {
+			continue
+		}
+		well++
+		if c.packets < end {
+			behind++
 		}
 	}
-	return false
+	return 2*behind > well
 }
 
 // trim frees what blocking readers have left behind, where they had made the

@@ -334,6 +334,11 @@ func (s *subscriber) overrun() {
 	}
 }
 
+// isWell says whether the analyst takes what it is given.
+func (s *subscriber) isWell(now time.Time) bool {
+	return !s.stalled.Load() || now.UnixNano()-s.progress.Load() < int64(20*time.Millisecond)
+}
+
 // expel ends a subscriber that holds a stream back and takes nothing.
 func (s *subscriber) expel() {
 	s.log.Warn("analyst blocks a stream and reads nothing; disconnecting", "for", blockLimit)
