@@ -43,6 +43,8 @@ func oddClassics() []odd {
 		{"version 1.9", join(l.file(magicMicro, 1, 9, 65535, 1), one), nobody, "offset 0: pcap version 1.9"},
 		{"big-endian version 2.2", join(big.file(magicMicro, 2, 2, 65535, 1), big.record(someSec, 5, 90, n, d)), wireshark, ""},
 		{"modified", join(l.file(magicModified, 2, 4, 65535, 1), modified, modified), wireshark, ""},
+		{"modified, with headers of 28 bytes", join(l.file(magicModified, 2, 4, 65535, 1), patched(12), patched(12), patched(12)), tcpdump, "Wireshark guesses it from three packets, in files only"},
+		{"headers of 24 bytes under the usual magic", join(l.usual(1), patched(8), patched(8), patched(8)), tcpdump, "likewise"},
 		{"ixia", join(l.file(0x1c0001ac, 2, 4, 65535, 1), make([]byte, 4), one), nobody, "offset 0: not a pcap or pcapng file: begins with ac 01 00 1c"},
 		{"fraction of 1.5 s", join(l.file(magicNano, 2, 4, 65535, 1), l.record(someSec, 1500000000, n, n, d), one), wireshark, ""},
 		{"fraction of 4.2 s", join(l.file(magicNano, 2, 4, 65535, 1), l.record(someSec, 1<<32-1, n, n, d), one), wireshark, ""},
@@ -65,6 +67,12 @@ func oddClassics() []odd {
 		{"text", []byte("hello, this is no capture"), nobody, "offset 0: not a pcap or pcapng file: begins with 68 65 6c 6c"},
 		{"gzip", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00"), nobody, "offset 0: compressed with gzip"},
 	}
+}
+
+// patched is a record whose header has more bytes than its magic says.
+func patched(more int) []byte {
+	n := uint32(len(someData))
+	return little.record(someSec, 5, n, n, append(make([]byte, more), someData...))
 }
 
 func oddNGs() []odd {
