@@ -19,6 +19,7 @@ import (
 	"poip/auth"
 	"poip/internal/poiptest"
 	"poip/internal/transport"
+	"poip/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -183,7 +184,7 @@ func TestCloseEndsCleanlyFromEitherSide(t *testing.T) {
 		agent, relays := opened(t, network)
 		start := time.Now()
 		closeBoth(t, relays, agent)
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 1500*time.Millisecond {
 			t.Errorf("it took %s", took)
 		}
 		if _, err := agent.Write([]byte("x")); err == nil {
@@ -262,7 +263,7 @@ func TestAbortIsImmediate(t *testing.T) {
 		}
 		agent.Close()
 		relays.Close()
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 1500*time.Millisecond {
 			t.Errorf("it took %s", took)
 		}
 	})
@@ -348,6 +349,13 @@ func TestAbortFromBeforeWait(t *testing.T) {
 		}
 		agent.Abort()
 	})
+}
+
+// The protocol has one name; the floors of the house let nobody share it.
+func TestALPN(t *testing.T) {
+	if transport.ALPN != wire.ALPN {
+		t.Errorf("transport says %q, wire %q", transport.ALPN, wire.ALPN)
+	}
 }
 
 func TestAConnSaysWhatItIs(t *testing.T) {
