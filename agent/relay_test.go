@@ -83,25 +83,31 @@ func (r *fakeRelay) Open(_ context.Context, ep transport.Endpoint) (transport.Co
 		}
 	}
 	ours, theirs := net.Pipe()
-	r.serving.Go(func() {
-		if err := r.serve(ours); err != nil && !errors.Is(err, errCut) {
-			r.t.Errorf("agent breaks the protocol: %v", err)
-		}
-	})
+	r.serving.Go(func() { r.serve(ours) })
 	return pipeConn{theirs}, nil
 }
 
 // errCut ends a connection without a complaint.
 var errCut = errors.New("cut")
 
-func (r *fakeRelay) serve(conn net.Conn) error {
+// serve holds one session, and closes the connection.
+func (r *fakeRelay) serve(conn io.ReadWriteCloser) {
 	r.mu.Lock()
 	r.sessions++
 	session := r.sessions
 	r.mu.Unlock()
 	c := &fakeSession{fakeRelay: r, number: session, out: make(chan []byte, 1<<10)}
-	r.serving.Go(func() { c.talk(conn) })
-	defer close(c.out)
+	var talking sync.WaitGroup
+	talking.Go(func() { c.talk(conn) })
+	if err := c.listen(conn); !errors.Is(err, errCut) {
+		r.t.Errorf("agent breaks the protocol: %v", err)
+	}
+	close(c.out)
+	talking.Wait()
+}
+
+// listen reads frames until the connection ends, which is errCut, or is to.
+func (c *fakeSession) listen(conn io.Reader) error {
 	for {
 		var header [wire.FrameHeaderLen]byte
 		h, err := wire.ReadHeader(conn, &header)
@@ -135,7 +141,7 @@ type fakeSession struct {
 
 // talk writes what is said, and signs of life, and closes the connection when
 // all is said. A pipe holds nothing, so whoever reads must not wait for this.
-func (c *fakeSession) talk(conn net.Conn) {
+func (c *fakeSession) talk(conn io.WriteCloser) {
 	defer conn.Close()
 	alive := time.NewTicker(wire.SignOfLife)
 	defer alive.Stop()
