@@ -39,6 +39,7 @@ type fakeRelay struct {
 	RefuseAt *wire.Refusal                                 // instead of taking the second batch or gap of a session
 	Ack      wire.HelloAck                                 // what it says; a good one by default
 	Silent   bool                                          // never acknowledges, nor says that it lives
+	Hold     bool                                          // lives, but acknowledges nothing, as for a reader that blocks
 	Forget   bool                                          // loses what it took when a connection breaks
 	CutAt    int                                           // breaks the first connections after so many batches and gaps; 0 is never
 	Cuts     int                                           // so many times
@@ -167,6 +168,9 @@ func (c *fakeSession) standing() (wire.PacketNumber, bool) {
 	if c.epoch == nil || c.ended || c.Silent {
 		return 0, false
 	}
+	if c.Hold {
+		return c.epoch.hello.Oldest, true
+	}
 	return c.epoch.position, true
 }
 
@@ -268,7 +272,7 @@ func (c *fakeSession) took(next wire.PacketNumber) error {
 	if c.CutAt > 0 && c.number <= c.Cuts && c.items >= c.CutAt {
 		return errCut // without an ack
 	}
-	if c.Silent {
+	if c.Silent || c.Hold {
 		return nil
 	}
 	return c.say(wire.AppendAck(nil, wire.Ack{Next: next}))

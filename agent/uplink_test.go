@@ -218,6 +218,21 @@ func TestSignsOfLifeAreSentAndTaken(t *testing.T) {
 	})
 }
 
+func TestAStreamThatIsHeldStaysConnected(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		relay.Hold, relay.Ack.Window = true, 100_000
+		u, sink, _ := soleStream(t, relay)
+		packets(sink, 0, 1000, 1400)
+		sink.Flush()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		u.run(ctx)
+		if n := len(relay.stream("s/eth0").epochs[0].packets); relay.sessions != 1 || n == 0 || n > 71 {
+			t.Errorf("%d packets in %d sessions", n, relay.sessions)
+		}
+	})
+}
+
 func TestABusySessionSendsStatisticsToo(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		u, sink, _ := soleStream(t, relay)
