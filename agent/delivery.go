@@ -197,7 +197,7 @@ func (q *queue) finished() bool {
 	return q.shut && len(q.epochs) == 0
 }
 
-// waiting says that there is something to say.
+// hasEpoch says that there is something to say.
 func (q *queue) hasEpoch() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -54,7 +54,7 @@ func (it *item) seal() {
 	it.sealed = true
 }
 
-// stretch widens the item's times.
+// stretch widens the times of a gap.
 func (it *item) stretch(earliest, latest int64) {
 	if it.earliest == 0 || earliest != 0 && earliest < it.earliest {
 		it.earliest = earliest

@@ -145,7 +145,7 @@ func (q *queue) grow(ep *epoch, l load) bool {
 	}
 	it.frame = append(it.frame, records...)
 	it.count += l.count
-	it.stretch(l.earliest, l.latest)
+	it.earliest, it.latest = min(it.earliest, l.earliest), max(it.latest, l.latest)
 	ep.next += wire.PacketNumber(l.count)
 	return true
 }
