@@ -86,7 +86,7 @@ func (b *bench) measure(s scenario) result {
 	}
 	for round := range rounds {
 		for _, c := range s.contenders {
-			if failed[c.name] != "" || b.ctx.Err() != nil {
+			if failed[c.name] != "" || b.ctx.Err() != nil || !b.o.only.MatchString(c.name) {
 				continue
 			}
 			began := time.Now()

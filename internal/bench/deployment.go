@@ -173,16 +173,3 @@ func sumMetric(text io.Reader, name string) (sum float64, err error) {
 	}
 	return sum, lines.Err()
 }
-
-// await polls a metric until it has reached a value.
-func (d *deployment) await(name string, least float64) error {
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		v, err := d.metric(name)
-		if err != nil || v >= least {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return d.relay.failure(fmt.Errorf("%s is %v after 15 s, want %v", name, v, least))
-		}
-	}
-}

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // options are the command line, checked.
 type options struct {
 	pattern  *regexp.Regexp
+	only     *regexp.Regexp // of contenders
 	bin      string // directory of poip-agent and poip-relay
 	rounds   int
 	short    bool
@@ -69,6 +70,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	pattern := flags.String("run", "", "run only scenarios whose name matches this regular expression")
+	only := flags.String("only", "", "run only contenders whose name matches this regular expression")
 	flags.StringVar(&o.bin, "bin", "bin", "directory of the programs that make build makes")
 	flags.IntVar(&o.rounds, "rounds", 0, "rounds of each scenario; 0 is 5, or 1 with -short")
 	flags.BoolVar(&o.short, "short", false, "little data and one round: proves that it runs, measures badly")
@@ -78,12 +80,15 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	return o, o.complete(*pattern)
+	return o, o.complete(*pattern, *only)
 }
 
-func (o *options) complete(pattern string) (err error) {
+func (o *options) complete(pattern, only string) (err error) {
 	if o.pattern, err = regexp.Compile(pattern); err != nil {
 		return fmt.Errorf("read -run: %w", err)
+	}
+	if o.only, err = regexp.Compile(only); err != nil {
+		return fmt.Errorf("read -only: %w", err)
 	}
 	if o.rounds == 0 {
 		o.rounds = 5
