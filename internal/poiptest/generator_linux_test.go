@@ -18,9 +18,7 @@ func received(t testing.TB, ifname string) string {
 
 func TestGeneratorSendsWhatItSays(t *testing.T) {
 	RunInNetns(t, func() {
-		if err := IP("link add vA type veth peer name vB", "link set vA up", "link set vB up"); err != nil {
-			t.Fatal(err)
-		}
+		Veth(t, "vA", "vB", 1500)
 		for _, length := range []int{MinGenerated, 64, 1400} {
 			g, err := NewGenerator("vA", length)
 			if err != nil {
@@ -45,9 +43,7 @@ func TestGeneratorSendsWhatItSays(t *testing.T) {
 
 func BenchmarkGenerator(b *testing.B) {
 	RunInNetns(b, func() {
-		if err := IP("link add vA type veth peer name vB", "link set vA up", "link set vB up"); err != nil {
-			b.Fatal(err)
-		}
+		Veth(b, "vA", "vB", 1500)
 		g, err := NewGenerator("vA", 64)
 		if err != nil {
 			b.Fatal(err)

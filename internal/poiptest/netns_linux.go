@@ -119,6 +119,31 @@ func IP(lines ...string) error {
 	return nil
 }
 
+// Veth makes a pair of interfaces in the namespace of the test, and waits until
+// frames pass between them. It vanishes with the test, if the test has not
+// deleted it or moved it elsewhere.
+func Veth(tb testing.TB, a, b string, mtu int) {
+	tb.Helper()
+	err := IP(fmt.Sprintf("link add %s mtu %d type veth peer name %s mtu %d", a, mtu, b, mtu),
+		"link set "+a+" up", "link set "+b+" up")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = IP("link del " + a) })
+	AwaitLink(tb, a)
+	AwaitLink(tb, b)
+}
+
+// AwaitLink waits until an interface that was set up passes on what is sent:
+// the kernel has it do so a moment later, and until then drops everything.
+func AwaitLink(tb testing.TB, ifname string) {
+	tb.Helper()
+	WaitUntil(tb, ifname+" to become active", func() bool {
+		out, err := exec.Command("ip", "-o", "link", "show", ifname).Output()
+		return err == nil && bytes.Contains(out, []byte("LOWER_UP")) && !bytes.Contains(out, []byte("qdisc noop "))
+	})
+}
+
 // Netns is one more network namespace, for the far end of a link. It lives in
 // a thread of this process.
 type Netns struct {
