@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"poip/agent"
+	"poip/agent/capture"
+	"poip/auth"
+	"poip/certs"
+	"poip/internal/cli"
+	"poip/internal/config"
+	"poip/internal/transport"
+)
+
+func newRun(logs *cli.LogFlags) *cobra.Command {
+	var settings settings
+	cmd := &cobra.Command{
+		Use:   "run {--config FILE | --relay URL --data DIR --interface IF}",
+		Short: "Capture and push until stopped, or until the files have ended",
+		Long: `run captures packets and pushes them to a relay. Give a configuration file, or
+flags for a single capture.
+
+It runs until SIGTERM or SIGINT, then delivers what it holds and ends within
+five seconds. When all its captures are files or standard input, it ends by
+itself as soon as the relay has acknowledged everything.
+
+Capturing from an interface needs CAP_NET_RAW and nothing more;
+"poip-agent interfaces" says whether it is there and how to grant it.`,
+		Example: `  poip-agent run --config /etc/poip/agent.toml
+  poip-agent run --relay tls://192.0.2.1:57011 --data ./branch-7 --interface eth0 --filter 'not port 22'
+  poip-agent run --relay quic://192.0.2.1:57011 --data ./branch-7 --file trace.pcapng
+  tcpdump -U -w - | poip-agent run --relay tls://192.0.2.1:57011 --data ./branch-7 --stdin`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := settings.load()
+			if err != nil {
+				return err
+			}
+			progress := newProgress(cmd.ErrOrStderr())
+			defer progress.end()
+			log, err := logs.Logger(progress.log(cmd.ErrOrStderr()))
+			if err != nil {
+				return err
+			}
+			return run(cmd.Context(), cfg, cmd.InOrStdin(), progress, log)
+		},
+	}
+	settings.flags(cmd)
+	return cmd
+}
+
+// settings are where the configuration comes from: a file, or flags for one
+// capture.
+type settings struct {
+	file   string
+	relays []string
+	config agent.Config
+	one    agent.CaptureConfig
+}
+
+func (s *settings) flags(cmd *cobra.Command) {
+	s.config = agent.DefaultConfig()
+	f := cmd.Flags()
+	f.StringVar(&s.file, "config", "", "configuration `FILE`; instead of all that follow")
+	f.StringSliceVar(&s.relays, "relay", nil, "`URL` of the relay, tls://HOST:PORT or quic://HOST:PORT; several are tried in order")
+	f.StringVar(&s.config.RelayName, "relay-name", "", "`NAME` in the relay's certificate, where it is not the HOST")
+	f.StringVar(&s.config.Data, "data", "", "`DIR`ectory with sensor.pem, sensor.key and ca.pem")
+	f.StringVar(&s.one.Name, "name", "", "`NAME` of the stream (default: made from what is captured)")
+	f.StringVar(&s.one.Interface, "interface", "", "capture from the interface `IF`, or from \"any\"")
+	f.StringVar(&s.one.File, "file", "", "read the pcap or pcapng file at `PATH`")
+	f.BoolVar(&s.one.Stdin, "stdin", false, "read pcap or pcapng from standard input")
+	f.StringArrayVar(&s.one.Command, "command", nil, "read pcap or pcapng from a `PROGRAM`; give the flag again for each argument")
+	f.StringVar(&s.one.Filter, "filter", "", "`EXPRESSION` in tcpdump's language")
+	f.IntVar(&s.one.Snaplen, "snaplen", 0, "longest captured length in `BYTES` (default 262144)")
+	f.StringVar((*string)(&s.one.Latency), "latency", "", "`normal` (milliseconds, cheap) or low (at once)")
+	f.StringVar((*string)(&s.one.Direction), "direction", "", "packets that come `in` or go out (default both)")
+	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
+	for _, flag := range []string{"relay", "data", "interface", "file", "stdin", "command"} {
+		cmd.MarkFlagsMutuallyExclusive("config", flag)
+	}
+}
+
+// load reads and checks the configuration.
+func (s *settings) load() (agent.Config, error) {
+	cfg := agent.DefaultConfig()
+	if s.file != "" {
+		if err := config.Load(s.file, "agent", &cfg); err != nil {
+			return cfg, err
+		}
+		if err := cfg.Check(); err != nil {
+			return cfg, fmt.Errorf("%s: %w", s.file, err)
+		}
+		return cfg, nil
+	}
+	if len(s.relays) == 0 || s.config.Data == "" {
+		return cfg, errors.New("say what to do: --config FILE, or --relay URL --data DIR and one of --interface, --file, --stdin, --command")
+	}
+	if s.one.Interface == "" && s.one.File == "" && !s.one.Stdin && len(s.one.Command) == 0 {
+		return cfg, errors.New("say what to capture: one of --interface, --file, --stdin, --command")
+	}
+	cfg = s.config
+	var err error
+	if cfg.Relay, err = agent.ParseRelays(s.relays...); err != nil {
+		return cfg, err
+	}
+	cfg.Captures = []agent.CaptureConfig{s.one}
+	return cfg, cfg.Check()
+}
+
+// An identity is who we are, and whom we trust.
+type identity struct {
+	sensor auth.SensorName
+	dialer *transport.Dialer
+}
+
+func loadIdentity(cfg agent.Config, log *slog.Logger) (identity, error) {
+	if err := certs.CheckFolder(cfg.Data); err != nil {
+		return identity{}, err
+	}
+	keypair, err := certs.LoadKeypair(filepath.Join(cfg.Data, certs.SensorCert), filepath.Join(cfg.Data, certs.SensorKey))
+	if err != nil {
+		return identity{}, err
+	}
+	sensor, err := auth.SensorOf(keypair.Certificate().Leaf)
+	if err != nil {
+		return identity{}, fmt.Errorf("%s: %w", filepath.Join(cfg.Data, certs.SensorCert), err)
+	}
+	caFile := filepath.Join(cfg.Data, certs.CAFile)
+	relays, err := certs.LoadAuthorities(caFile)
+	if err != nil {
+		return identity{}, err
+	}
+	if err := transport.CheckCongestion(cfg.Congestion); err != nil {
+		return identity{}, err
+	}
+	return identity{sensor, &transport.Dialer{
+		TLS:        certs.AgentTLS(keypair, relays, cfg.RelayName),
+		CAFile:     caFile,
+		Congestion: cfg.Congestion,
+		Log:        log,
+	}}, nil
+}
+
+func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progress, log *slog.Logger) error {
+	id, err := loadIdentity(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer id.dialer.Close()
+	a := agent.New(cfg, id.sensor, cli.AgentVersion(), log)
+	a.Open, a.Stdin = id.dialer.Open, stdin
+	if progress.bars != nil {
+		a.Progress = progress.show
+	}
+	id.dialer.Resolved = a.Resolved
+	return a.Run(ctx)
+}
+
+func newCheck() *cobra.Command {
+	var settings settings
+	cmd := &cobra.Command{
+		Use:   "check {--config FILE | --relay URL --data DIR --interface IF}",
+		Short: "Say what is wrong with a configuration",
+		Long: `check reads the configuration, certificates and keys as run would, compiles the
+filters, and says what is wrong, where, and what to do. It asks nothing of the
+network.`,
+		Example: "  poip-agent check --config /etc/poip/agent.toml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := settings.load()
+			if err != nil {
+				return err
+			}
+			id, err := loadIdentity(cfg, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			if err := checkCaptures(cmd.Context(), cfg); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "ok: sensor %s, %d captures\n", id.sensor, len(cfg.Captures))
+			return nil
+		},
+	}
+	settings.flags(cmd)
+	return cmd
+}
+
+// checkCaptures tries what would else fail only at run time.
+func checkCaptures(ctx context.Context, cfg agent.Config) error {
+	var wrong []error
+	for _, c := range cfg.Captures {
+		if err := c.Try(ctx); err != nil {
+			wrong = append(wrong, fmt.Errorf("capture %s: %w", c.Name, err))
+		}
+	}
+	for _, c := range cfg.Captures {
+		if c.Interface != "" {
+			wrong = append(wrong, capture.Permitted())
+			break
+		}
+	}
+	return errors.Join(wrong...)
+}
