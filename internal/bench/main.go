@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 type options struct {
 	pattern  *regexp.Regexp
 	only     *regexp.Regexp // of contenders
-	bin      string // directory of poip-agent and poip-relay
+	bin      string         // directory of poip-agent and poip-relay
 	rounds   int
 	short    bool
 	list     bool
