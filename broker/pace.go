@@ -28,6 +28,7 @@ func (s *session) Read(p []byte) (int, error) {
 		if err := s.tick(time.Now()); err != nil {
 			return 0, err
 		}
+		s.arm() // a Read whose deadline has passed fails without looking
 	}
 }
 
@@ -35,15 +36,19 @@ func (s *session) Read(p []byte) (int, error) {
 // is goes to the analysts, and the next deadline is set.
 func (s *session) beforeWait() {
 	s.publish()
-	now := time.Now()
 	if s.fresh {
-		s.heard, s.fresh = now, false
+		s.heard, s.fresh = time.Now(), false
 	}
+	s.arm()
+}
+
+// arm sets the read deadline to when the next thing is due.
+func (s *session) arm() {
 	if err := s.conn.SetReadDeadline(s.due()); err != nil {
 		s.log.Debug("set read deadline", "error", err) // closed: the Read says so
 	}
 	if s.stop.Load() != 0 {
-		_ = s.conn.SetReadDeadline(now) // what interrupt did, in case ours came after it
+		_ = s.conn.SetReadDeadline(time.Now()) // what interrupt did, in case ours came after it
 	}
 }
 
