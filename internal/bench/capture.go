@@ -96,7 +96,7 @@ func drained() { time.Sleep(700 * time.Millisecond) }
 // captured is the sample of a capture that cost so much and got so many.
 func (s *stage) captured(w wire, arrived, sent float64, took, spent time.Duration) sample {
 	return sample{
-		nanos:     float64(spent.Nanoseconds()) / sent,
+		nanos:     float64(spent.Nanoseconds()) / arrived,
 		seconds:   spent.Seconds(),
 		kpps:      arrived / took.Seconds() / 1e3,
 		lost:      (1 - arrived/sent) * 100,

@@ -22,7 +22,10 @@ import (
 // reading is what one connection has delivered.
 type reading struct {
 	bytes, first, last atomic.Int64
-	records            *recordCounter // owned by the goroutine that reads; nil: do not count
+
+	// Owned by the goroutine that reads.
+	reads   uint
+	records *recordCounter // nil: do not count
 }
 
 // readBuffers are shared by all connections, so that a thousand of them do not
@@ -122,7 +125,8 @@ func (r *reading) took(p []byte) {
 	if r.bytes.Add(int64(len(p))) == int64(len(p)) {
 		r.first.Store(time.Now().UnixNano())
 	}
-	if len(p) >= 4096 { // the clock is not free, and small reads are many
+	r.reads++
+	if len(p) >= 4096 || r.reads%16 == 0 { // the clock is not free, and small reads are many
 		r.last.Store(time.Now().UnixNano())
 	}
 }

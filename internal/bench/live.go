@@ -33,7 +33,7 @@ func liveAt(w wire, bound float64) scenario {
 		},
 		targets: []target{
 			atMost(0, "live, "+what+": lost %", ref{"poip", lost}),
-			atMost(bound, "live, "+what+": CPU of all against tcpdump -U | socat", ref{"poip", seconds}, ref{"tcpdump -U | socat", seconds}),
+			atMost(bound, "live, "+what+": CPU per packet against tcpdump -U | socat", ref{"poip", nanos}, ref{"tcpdump -U | socat", nanos}),
 		},
 	}
 }

@@ -31,7 +31,7 @@ const (
 	sendCost  = "sender s/GiB" // of the sending process alone
 	readCost  = "reader s/GiB" // of the reading process alone
 	mbits     = "Mbit/s"       // of one stream
-	nanos     = "CPU ns/packet"
+	nanos     = "CPU ns/packet" // that arrived: what is lost is no saving
 	kpps      = "kpps" // that arrived
 	lost      = "lost %"
 	seconds   = "CPU s" // of all processes
