@@ -56,7 +56,7 @@ func (c *capturing) run(ctx context.Context) error {
 			wait.reset()
 		}
 		pause := wait.step()
-		c.log.Warn("capture broke off", "error", err, "retry_in", pause)
+		c.log.Warn("capture broke off", "error", err, "retry_in", pause.String())
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -122,7 +122,7 @@ func (u *uplink) attempt(ctx context.Context, ep transport.Endpoint) (healthy bo
 			return
 		}
 		began = time.Now()
-		log.Info("connected to relay", "relay", ep.String(), "remote", conn.RemoteAddr(), "congestion", conn.Congestion())
+		log.Info("connected to relay", "relay", ep.String(), "remote", conn.RemoteAddr().String(), "congestion", conn.Congestion())
 		u.connected(ep)
 	}, u.tellLosses)
 	err = s.run(ctx)
@@ -171,7 +171,7 @@ func (u *uplink) complain(ep transport.Endpoint, err error, pausing bool, pause 
 	u.lastSaid, u.saidAt = said, time.Now()
 	log := u.log.With("relay", ep.String(), "error", err)
 	if pausing {
-		log = log.With("retry_in", pause.Round(time.Millisecond))
+		log = log.With("retry_in", pause.Round(time.Millisecond).String())
 	}
 	if remedy := remedyOf(err); remedy != "" {
 		log = log.With("remedy", remedy)

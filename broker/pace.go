@@ -25,6 +25,7 @@ func (s *session) Read(p []byte) (int, error) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return 0, err
 		}
+		s.listen()
 		if err := s.tick(time.Now()); err != nil {
 			return 0, err
 		}
@@ -36,10 +37,16 @@ func (s *session) Read(p []byte) (int, error) {
 // is goes to the analysts, and the next deadline is set.
 func (s *session) beforeWait() {
 	s.publish()
+	s.listen()
+	s.arm()
+}
+
+// listen notes when something arrived last. It is asked seldom, so that
+// reading costs no look at the clock.
+func (s *session) listen() {
 	if s.fresh {
 		s.heard, s.fresh = time.Now(), false
 	}
-	s.arm()
 }
 
 // arm sets the read deadline to when the next thing is due.

@@ -86,9 +86,12 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 		return nil, nil, nil, errStopped
 	}
 	r, changed := b.ringFor(st, h.LinkType)
-	e, lost := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
+	e, lost, died := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
 	st.log.Info("stream begins", "remote", s.conn.RemoteAddr().String(), "network", s.conn.Network(), "link_type", h.LinkType.String(),
 		"interface", h.Interface, "agent", h.Agent, "epoch", h.Epoch.String(), "position", e.next.Load())
+	if died {
+		st.lose(0, wire.CauseAgentCrash)
+	}
 	if lost > 0 {
 		st.lose(lost, wire.CauseRelayRestart)
 	}
@@ -228,6 +231,7 @@ func (b *Broker) setRing(st *stream, link pcap.LinkType) {
 
 // ended notes the end of an epoch.
 func (b *Broker) ended(s *session, e wire.End) {
+	s.stream.end(s.epoch)
 	if !e.Final {
 		return
 	}

@@ -47,6 +47,8 @@ type epoch struct {
 	// one which is sent again is known by its place only.
 	unknownAt wire.PacketNumber
 	unknown   bool
+
+	over bool // its end has come; guarded by stream.mu
 }
 
 // A ledger counts what became of the packets of one stream.
@@ -71,11 +73,17 @@ func causeIndex(c wire.Cause) int {
 }
 
 // resume notes a hello and returns the epoch that it opens. What the agent
-// cannot send again and we do not have is lost.
-func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost uint64) {
+// cannot send again and we do not have is lost. An agent that opens another
+// epoch without having ended the one before has died in between, with we do
+// not know how many packets.
+func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost uint64, died bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	if n := len(s.epochs); n > 0 {
+		died = !s.epochs[n-1].over && s.epochs[n-1].id != h.Epoch
+		s.epochs[n-1].over = s.epochs[n-1].over || died // said once
+	}
 	s.hello, s.remote, s.network, s.since, s.stats = h, remote, network, now, wire.Stats{}
 	s.skew = now.Sub(time.Unix(0, h.SentAt))
 	e = s.epoch(h.Epoch)
@@ -83,7 +91,14 @@ func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost ui
 		lost = oldest - e.next.Load()
 		e.next.Store(oldest)
 	}
-	return e, lost
+	return e, lost, died
+}
+
+// end notes that an epoch is over.
+func (s *stream) end(e *epoch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.over = true
 }
 
 // epoch finds or adds an epoch and makes it the latest; for holders of mu.

@@ -73,6 +73,9 @@ type Epoch [16]byte
 
 func (e Epoch) String() string { return fmt.Sprintf("%x", e[:]) }
 
+// MarshalText is for logs.
+func (e Epoch) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
 // Cause says why packets were lost.
 type Cause uint16
 
