@@ -1,0 +1,67 @@
+package capture
+
+import (
+	"log/slog"
+
+	"golang.org/x/net/bpf"
+
+	"poip/internal/pcap"
+)
+
+// AnyInterface is the name under which all interfaces are captured at once.
+const AnyInterface = "any"
+
+// Direction says which packets an interface capture takes, as seen from this
+// machine.
+type Direction string
+
+// The directions.
+const (
+	DirectionBoth Direction = ""
+	DirectionIn   Direction = "in"
+	DirectionOut  Direction = "out"
+)
+
+// Latency says how soon a packet leaves an interface capture.
+type Latency string
+
+// The latencies.
+const (
+	LatencyNormal Latency = "normal" // within 5 ms, cheaply
+	LatencyLow    Latency = "low"    // at once, at more CPU
+)
+
+// Interface captures from a network interface of this machine, through a ring
+// of memory shared with the kernel. It tells what tcpdump would: tags are put
+// back, nothing comes twice, link types are libpcap's. Only Linux has it.
+//
+// It needs CAP_NET_RAW when Run begins, and nothing afterwards: an interface
+// that goes down or vanishes is waited for, and captured again through the
+// same sockets.
+//
+// The fields are set before Run.
+type Interface struct {
+	Name        string               // of the interface, or AnyInterface
+	Filter      string               // tcpdump's language; empty takes everything
+	Program     []bpf.RawInstruction // instead of Filter: as from ParseProgram
+	Snaplen     uint32               // bytes to take of each packet; 0 is pcap.MaxCaptured
+	Promiscuous bool                 // also take what is for other machines; AnyInterface cannot
+	Direction   Direction
+	Latency     Latency     // empty is LatencyNormal
+	Buffer      int         // bytes of ring memory; 0 is 16 MiB
+	Exclude     *Exclusions // the agent's own traffic; may be nil
+	Log         *slog.Logger
+}
+
+// longest is the captured length to keep to. A cooked packet is never cut
+// within its header.
+func (i *Interface) longest(linkType pcap.LinkType) uint32 {
+	n := i.Snaplen
+	if n == 0 || n > pcap.MaxCaptured {
+		n = pcap.MaxCaptured
+	}
+	if linkType == pcap.LinkSLL2 {
+		n = max(n, sll2Len+1)
+	}
+	return n
+}

@@ -1,0 +1,18 @@
+//go:build !linux
+
+package capture
+
+import (
+	"context"
+	"errors"
+)
+
+// errNoInterfaces is what there is instead of interface captures.
+var errNoInterfaces = errors.New(`capture on an interface: only Linux has that here; let another program do it: ` +
+	`command = ["tcpdump", "-U", "-w", "-", "-i", "INTERFACE"]`)
+
+// Run fails: only Linux captures from interfaces by itself.
+func (i *Interface) Run(context.Context, func(Info) Sink) error { return errNoInterfaces }
+
+// Permitted reports why this process may not capture from interfaces.
+func Permitted() error { return errNoInterfaces }
