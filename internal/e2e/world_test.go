@@ -264,7 +264,12 @@ func (w *world) start(name string, args ...string) *process {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd.Stdout = os.Stderr
+	stdout, err := os.Create(w.path("stdout"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer stdout.Close()
+	cmd.Stdout = stdout
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
