@@ -76,13 +76,12 @@ func printJSON(w io.Writer, all []capture.InterfaceState, permitted error) error
 		LinkType  string `json:"link_type"`
 		Up        bool   `json:"up"`
 		Running   bool   `json:"running"`
-		Loopback  bool   `json:"loopback"`
 		MTU       int    `json:"mtu"`
 		Permitted bool   `json:"permitted"`
 	}
 	rows := []row{}
 	for _, i := range all {
-		rows = append(rows, row{i.Name, i.LinkType.String(), i.Up, i.Running, i.Loopback, i.MTU, permitted == nil})
+		rows = append(rows, row{i.Name, i.LinkType.String(), i.Up, i.Running, i.MTU, permitted == nil})
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")

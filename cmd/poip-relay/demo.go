@@ -110,13 +110,13 @@ func freePort(wanted int) int {
 // A demoSource is what the demonstration captures.
 type demoSource struct{ toml, about string }
 
-// demoCapture chooses the interface of the default route where the agent may
-// capture it, and made-up traffic where not.
+// demoCapture chooses an interface that the agent may capture, and made-up
+// traffic where there is none.
 func demoCapture(ctx context.Context, agent string) demoSource {
 	if name, ok := capturable(ctx, agent); ok {
 		return demoSource{
-			toml:  fmt.Sprintf("name = %[1]q\ninterface = %[1]q\n", name),
-			about: "what passes the interface " + name,
+			toml:  fmt.Sprintf("name = \"live\"\ninterface = %q\n", name),
+			about: "what passes the interface " + name + " (is it quiet? fetch a page)",
 		}
 	}
 	self, err := os.Executable()
@@ -125,7 +125,7 @@ func demoCapture(ctx context.Context, agent string) demoSource {
 	}
 	return demoSource{
 		toml:  fmt.Sprintf("name = \"made-up\"\ncommand = [%q, \"demo-traffic\"]\n", self),
-		about: "made-up DNS queries, since capturing is not permitted here (`poip-agent interfaces` says how to permit it)",
+		about: "made-up DNS queries, since no interface may be captured here (see: poip-agent interfaces)",
 	}
 }
 
@@ -137,19 +137,23 @@ func capturable(ctx context.Context, agent string) (string, bool) {
 	}
 	var interfaces []struct {
 		Name      string
-		Up        bool
-		Loopback  bool
+		Running   bool
 		Permitted bool
 	}
 	if err := json.Unmarshal(out, &interfaces); err != nil {
 		return "", false
 	}
 	for _, i := range interfaces {
-		if i.Up && i.Permitted && !i.Loopback && i.Name != "any" {
+		if i.Running && i.Permitted && i.Name != "any" && !isLoopback(i.Name) {
 			return i.Name, true
 		}
 	}
 	return "", false
+}
+
+func isLoopback(name string) bool {
+	i, err := net.InterfaceByName(name)
+	return err == nil && i.Flags&net.FlagLoopback != 0
 }
 
 func writeDemo(dir string, ports demoPorts, capture demoSource) error {

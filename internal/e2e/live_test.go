@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,8 +103,21 @@ func replayable(t *testing.T, w *world) (file string, packets [][]byte) {
 	return w.write("replay.pcap", string(out)), packets
 }
 
-// TestDemonstration: what `make run` prints works when it is pasted.
+// TestDemonstration: what `make run` prints works when it is pasted, with an
+// interface to capture and without one.
 func TestDemonstration(t *testing.T) {
+	poiptest.RunInNetns(t, func() {
+		t.Run("made-up", func(t *testing.T) { demonstrate(t, "made-up DNS queries") })
+		if err := poiptest.IP("link add va type veth peer name vb", "addr add 198.51.100.1/24 broadcast + dev va", "link set va up", "link set vb up"); err != nil {
+			t.Fatal(err)
+		}
+		stop := chatter(t, "198.51.100.255:9")
+		t.Run("interface", func(t *testing.T) { demonstrate(t, "the interface v") })
+		stop()
+	})
+}
+
+func demonstrate(t *testing.T, source string) {
 	w := &world{t: t, dir: t.TempDir()}
 	demo := w.start("poip-relay", "demo", "--log-level", "warn")
 	var text string
@@ -111,18 +126,17 @@ func TestDemonstration(t *testing.T) {
 		text = string(out)
 		return strings.Contains(text, "Ctrl-C")
 	})
+	if !strings.Contains(text, source) {
+		t.Errorf("it does not capture %s:\n%s", source, text)
+	}
 	pasted := 0
 	for _, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasPrefix(line, "tshark -i"):
-			line += " -c 3 -a duration:20"
-		case strings.HasPrefix(line, "nc "):
+		switch word, _, _ := strings.Cut(line, " "); word {
+		case "tshark", "nc", "ncat":
 			line += " -c 3"
-		case strings.HasPrefix(line, "ncat "):
-			line += " -c 3"
-		case strings.HasPrefix(line, "curl "):
-			line = strings.Replace(line, "curl", "curl -sSf", 1)
+		case "curl":
+			line += " -sSf"
 		default:
 			continue
 		}
@@ -131,14 +145,41 @@ func TestDemonstration(t *testing.T) {
 			t.Errorf("%s: code %d, %d bytes", line, code, len(out))
 		}
 	}
-	if pasted < 5 {
-		t.Errorf("only %d lines to paste in:\n%s", pasted, text)
+	if pasted != 5 {
+		t.Errorf("%d lines to paste in:\n%s", pasted, text)
 	}
 	demo.stop()
-	if _, dir, found := strings.Cut(text, "Everything is in "); found {
-		dir, _, _ = strings.Cut(dir, " ")
-		if _, err := os.Stat(dir); err == nil {
-			t.Errorf("the demonstration leaves %s behind", dir)
-		}
+	_, dir, _ := strings.Cut(text, "Everything is in ")
+	dir, _, _ = strings.Cut(dir, " ")
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the demonstration leaves %q behind (%v)", dir, err)
 	}
+}
+
+// chatter sends a broadcast every 50 ms.
+func chatter(t *testing.T, address string) (stop func()) {
+	t.Helper()
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 1) })
+		return err
+	}}
+	conn, err := dialer.Dial("udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(50 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				conn.Write([]byte("chatter"))
+			case <-done:
+				tick.Stop()
+				conn.Close()
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
 }
