@@ -84,6 +84,7 @@ type Broker struct {
 	admin      net.Listener   // nil: off
 	started    time.Time
 	forgetting time.Duration // after which a stream that is offline may make room
+	blocking   time.Duration // for which a blocking reader may take nothing
 
 	arrivals   atomic.Uint64 // batches, of all rings
 	complaints complaints
@@ -121,6 +122,7 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		store:      store{dir: cfg.Data},
 		started:    time.Now(),
 		forgetting: 10 * time.Minute,
+		blocking:   30 * time.Second,
 		config:     cfg,
 		streams:    make(map[auth.StreamName]*stream),
 		sockets:    make(map[string]*socket),

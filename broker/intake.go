@@ -19,9 +19,8 @@ const (
 	ackDelay = 20 * time.Millisecond
 
 	// holdPoll is how often a session looks whether blocking readers have
-	// let the ring shrink, and blockLimit how long one may take nothing.
-	holdPoll   = 10 * time.Millisecond
-	blockLimit = 30 * time.Second
+	// let the ring shrink.
+	holdPoll = 10 * time.Millisecond
 
 	// paceLimit is how long a segment may wait for readers that are well: a
 	// stream is never slowed below 128 MiB/s.
@@ -40,6 +39,7 @@ type session struct {
 	sensor auth.SensorName
 	log    *slog.Logger
 	window int
+	block  time.Duration // for which a blocking reader may take nothing
 	begin  func(*session, wire.Hello) (*stream, *ring, *epoch, error)
 	ended  func(*session, wire.End) // an epoch has
 

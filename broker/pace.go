@@ -154,8 +154,8 @@ func (s *session) checkHold(now time.Time) error {
 	if moved := time.Unix(0, c.owner.progress.Load()); moved.After(since) {
 		since = moved
 	}
-	if now.Sub(since) >= blockLimit {
-		c.owner.expel()
+	if now.Sub(since) >= s.block {
+		c.owner.expel(s.block)
 	}
 	if now.Sub(s.spoke) >= wire.SignOfLife {
 		return s.sign()

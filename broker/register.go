@@ -22,6 +22,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	s := &session{
 		conn:  conn,
 		log:   log,
+		block: b.blocking,
 		begin: b.begin,
 		ended: b.ended,
 		done:  make(chan struct{}),

@@ -340,8 +340,8 @@ func (s *subscriber) isWell(now time.Time) bool {
 }
 
 // expel ends a subscriber that holds a stream back and takes nothing.
-func (s *subscriber) expel() {
-	s.log.Warn("analyst blocks a stream and reads nothing; disconnecting", "for", blockLimit)
+func (s *subscriber) expel(after time.Duration) {
+	s.log.Warn("analyst blocks a stream and reads nothing; disconnecting", "after", after)
 	s.command(orderEvict, time.Time{})
 }
 

@@ -233,6 +233,8 @@ type agent struct {
 	conn net.Conn
 	r    *bufio.Reader
 	next wire.PacketNumber
+	name string // of the stream
+	last wire.Ack
 }
 
 // dial opens a session as a sensor, without a hello.
@@ -253,6 +255,7 @@ func (w *world) dial(sensor string) *agent {
 func (w *world) agent(stream string, change ...func(*wire.Hello)) *agent {
 	w.t.Helper()
 	a := w.dial(strings.Split(stream, "/")[0])
+	a.name = stream
 	ack := a.hello(stream, change...)
 	a.next = ack.Position
 	return a
@@ -273,6 +276,7 @@ func greeting1(stream string, change ...func(*wire.Hello)) wire.Hello {
 func (a *agent) hello(stream string, change ...func(*wire.Hello)) wire.HelloAck {
 	a.t.Helper()
 	a.send(wire.AppendHello(nil, greeting1(stream, change...)))
+	a.last = wire.Ack{}
 	for {
 		switch h, payload := a.receive(); h.Type {
 		case wire.TypeAck: // of the epoch before
@@ -305,9 +309,7 @@ func (a *agent) receive() (wire.Header, []byte) {
 }
 
 func (a *agent) tryReceive() (h wire.Header, payload []byte, err error) {
-	if err := a.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return h, nil, err
-	}
+	a.conn.SetReadDeadline(time.Now().Add(patience)) // fails on a pipe that has been closed, and may yet have something in r
 	var head [wire.FrameHeaderLen]byte
 	if h, err = wire.ReadHeader(a.r, &head); err != nil {
 		return h, nil, err
@@ -320,18 +322,22 @@ func (a *agent) tryReceive() (h wire.Header, payload []byte, err error) {
 // acked waits for an ack of everything below next.
 func (a *agent) acked(next wire.PacketNumber) wire.Ack {
 	a.t.Helper()
-	for {
-		h, payload := a.receive()
-		if h.Type != wire.TypeAck {
-			a.t.Fatalf("wanted an ack, got type %d %q", h.Type, payload)
-		}
-		ack, err := wire.ParseAck(payload)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		if ack.Next >= next {
-			return ack
-		}
+	for a.last.Next < next {
+		a.ack()
+	}
+	return a.last
+}
+
+// ack waits for one ack.
+func (a *agent) ack() {
+	a.t.Helper()
+	h, payload := a.receive()
+	if h.Type != wire.TypeAck {
+		a.t.Fatalf("wanted an ack, got type %d %q", h.Type, payload)
+	}
+	var err error
+	if a.last, err = wire.ParseAck(payload); err != nil {
+		a.t.Fatal(err)
 	}
 }
 
@@ -372,7 +378,8 @@ func (a *agent) gap(count uint64, cause wire.Cause) {
 func (a *agent) end(final bool) {
 	a.t.Helper()
 	a.send(wire.AppendEnd(nil, wire.End{Next: a.next, Final: final}))
-	for !a.acked(a.next).Ended {
+	for !a.last.Ended {
+		a.ack()
 	}
 }
 
