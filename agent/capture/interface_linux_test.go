@@ -82,14 +82,11 @@ func TestInterfaceDeliversFramesAsTheyWere(t *testing.T) {
 
 func expectFrames(t *testing.T, got []packet, want [][]byte) {
 	t.Helper()
-	for i := range min(len(got), len(want)) {
-		if !bytes.Equal(got[i].data, want[i]) || got[i].original != len(want[i]) {
-			t.Errorf("frame %d differs: got %s of %d, want %s", i, outline(got[i].data), got[i].original, outline(want[i]))
-		}
+	var whole []packet
+	for _, f := range want {
+		whole = append(whole, packet{original: len(f), data: f})
 	}
-	if len(got) != len(want) {
-		t.Errorf("got %d frames, want %d", len(got), len(want))
-	}
+	expectPackets(t, got, whole)
 }
 
 func outline(b []byte) string { return fmt.Sprintf("%d bytes %x…", len(b), b[:min(len(b), 40)]) }

@@ -16,3 +16,6 @@ func (i *Interface) Run(context.Context, func(Info) Sink) error { return errNoIn
 
 // Permitted reports why this process may not capture from interfaces.
 func Permitted() error { return errNoInterfaces }
+
+// Interfaces fails: only Linux captures from interfaces by itself.
+func Interfaces() ([]InterfaceState, error) { return nil, errNoInterfaces }

@@ -125,6 +125,8 @@ func checkInstruction(in bpf.RawInstruction, behind int) error {
 		return errors.New("shifts by more than 31")
 	case usesScratch(in.Op) && in.K >= scratchSlots:
 		return fmt.Errorf("scratch slot %d is not within 0 and %d", in.K, scratchSlots-1)
+	case in.Op == opJA && in.K >= 1<<31:
+		return errors.New("jumps backwards (protochain does); neither the kernel nor we run loops")
 	case in.Op == opJA && uint64(in.K) >= uint64(behind),
 		in.Op != opJA && in.Op&opClass == opJMP && max(int(in.Jt), int(in.Jf)) >= behind:
 		return errors.New("jumps out of the program")

@@ -3,9 +3,11 @@ package capture
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -266,4 +268,24 @@ func ipBatch(lines ...string) error {
 	cmd := exec.Command("ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	return cmd.Run()
+}
+
+// allowIPv6 undoes what poiptest's namespaces begin with.
+func allowIPv6(t testing.TB) {
+	t.Helper()
+	confs, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/disable_ipv6")
+	must(t, err)
+	for _, conf := range confs {
+		must(t, os.WriteFile(conf, []byte("0"), 0))
+	}
+}
+
+// setOptmem sets the bytes that a socket of this namespace may have for filters
+// and other options. Kernels older than 6.8 have only one setting, for all.
+func setOptmem(t testing.TB, n string) {
+	t.Helper()
+	err := os.WriteFile("/proc/sys/net/core/optmem_max", []byte(n), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		t.Fatal(err)
+	}
 }

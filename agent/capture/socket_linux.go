@@ -39,6 +39,9 @@ func openPacketSocket(cooked bool, version int) (*packetSocket, error) {
 	if err = s.set(unix.PACKET_VERSION, version); err == nil {
 		err = s.set(unix.PACKET_RESERVE, reserve)
 	}
+	// Have packets stamped as they arrive, and not only as they come to a
+	// socket: then all captures agree, ours, its lanes and tcpdump's.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	if err != nil {
 		s.close()
 		return nil, err

@@ -24,8 +24,9 @@ const (
 	pppIPv4   = 0x0021
 	pppIPv6   = 0x0057
 
-	tagLen   = 4
-	pppoeLen = 8 // with the PPP protocol number
+	tagLen       = 4
+	pppoeLen     = 8    // with the PPP protocol number
+	pppoeVersion = 0x11 // its first byte: version and type
 )
 
 // tagTypes introduce a VLAN tag that is still in the packet.
@@ -131,7 +132,7 @@ func (x *uplinkCode) needX(n uint32) {
 func (x *uplinkCode) addDispatch() {
 	var tagged, pppoe label
 	x.setX(0)
-	x.addFirstType()
+	x.addFirstType(&pppoe)
 	x.whenTag(&tagged)
 	x.when(bpf.JumpEqual, typePPPoE, &pppoe)
 	x.jump(&x.done)
@@ -150,9 +151,9 @@ func (x *uplinkCode) whenTag(to *label) {
 }
 
 // addFirstType loads the packet's type into A and goes on with plain IP.
-func (x *uplinkCode) addFirstType() {
+func (x *uplinkCode) addFirstType(pppoe *label) {
 	if x.cooked {
-		x.addCookedType()
+		x.addCookedType(pppoe)
 	} else {
 		x.need(0)
 		x.add(bpf.LoadAbsolute{Off: 12, Size: 2})
@@ -162,8 +163,9 @@ func (x *uplinkCode) addFirstType() {
 }
 
 // addCookedType has the type from the kernel. Tagged packets that are sent are
-// a case of their own: they begin behind their tags already.
-func (x *uplinkCode) addCookedType() {
+// a case of their own: they begin behind their tags already, and only their
+// first byte tells what they are.
+func (x *uplinkCode) addCookedType(pppoe *label) {
 	var tag, other label
 	x.add(bpf.LoadExtension{Num: bpf.ExtProto})
 	x.whenTag(&tag)
@@ -174,6 +176,7 @@ func (x *uplinkCode) addCookedType() {
 	x.unless(bpf.JumpEqual, packetOutgoing, &other)
 	x.need(1)
 	x.load(0, 1)
+	x.when(bpf.JumpEqual, pppoeVersion, pppoe)
 	x.add(bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4})
 	x.when(bpf.JumpEqual, 4, x.plain4)
 	x.when(bpf.JumpEqual, 6, x.plain6)
