@@ -90,7 +90,7 @@ func (b *bench) measure(s scenario) result {
 				continue
 			}
 			began := time.Now()
-			one, err := b.once(c)
+			one, err := b.once(s.name+" "+c.name, c)
 			fmt.Fprintf(b.log, "%s, round %d of %d: %s (%.1f s)\n", s.name, round+1, rounds, c.name, time.Since(began).Seconds())
 			if err != nil {
 				fmt.Fprintf(b.log, "%s: %s: %v\n", s.name, c.name, err)
@@ -104,13 +104,13 @@ func (b *bench) measure(s scenario) result {
 }
 
 // once runs a contender on a stage of its own.
-func (b *bench) once(c contender) (sample, error) {
+func (b *bench) once(name string, c contender) (sample, error) {
 	for _, program := range c.needs {
 		if _, err := exec.LookPath(b.program(program)); err != nil {
 			return nil, fmt.Errorf("%s is not installed", program)
 		}
 	}
-	s, err := b.newStage()
+	s, err := b.newStage(name)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,7 @@ type options struct {
 	list     bool
 	json     string // file for the results; empty is none
 	markdown string
+	profile  string // directory for perf's files
 }
 
 func parseOptions(args []string, stderr io.Writer) (options, error) {
@@ -76,7 +77,8 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.short, "short", false, "little data and one round: proves that it runs, measures badly")
 	flags.BoolVar(&o.list, "list", false, "list the scenarios and stop")
 	flags.StringVar(&o.json, "json", "", "write the results to this file as JSON")
-	flags.StringVar(&o.markdown, "markdown", "", "write the tables to this file as Markdown")
+	flags.StringVar(&o.markdown, "markdown", "", "write the tables into this Markdown document, between the marks")
+	flags.StringVar(&o.profile, "profile", "", "have perf record every measured part into this directory; it costs, so the figures do not count")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}

@@ -193,9 +193,30 @@ func (r report) writeFiles(o options) error {
 		errs = append(errs, err, os.WriteFile(o.json, append(data, '\n'), 0o644))
 	}
 	if o.markdown != "" {
-		errs = append(errs, os.WriteFile(o.markdown, r.asMarkdown(), 0o644))
+		errs = append(errs, r.intoDocument(o.markdown))
 	}
 	return errors.Join(errs...)
+}
+
+// Between these lines of a document stands what the last run said.
+const (
+	documentBegin = "<!-- make bench writes from here … -->\n"
+	documentEnd   = "<!-- … to here. -->\n"
+)
+
+// intoDocument puts the tables in their place within a document, or makes one
+// of nothing else.
+func (r report) intoDocument(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	before, rest, found := strings.Cut(string(text), documentBegin)
+	_, after, closed := strings.Cut(rest, documentEnd)
+	if len(text) > 0 && (!found || !closed) {
+		return fmt.Errorf("write the tables into %s: it has no place for them, between %q and %q", path, documentBegin, documentEnd)
+	}
+	return os.WriteFile(path, []byte(before+documentBegin+"\n"+string(r.asMarkdown())+documentEnd+after), 0o644)
 }
 
 // asMarkdown is what docs/PERFORMANCE.md takes over.

@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -42,6 +44,32 @@ func TestTargetsAreJudgedByMedians(t *testing.T) {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("no line %q in\n%s", line, out.String())
 		}
+	}
+}
+
+func TestTablesGoIntoTheirPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "PERFORMANCE.md")
+	r := report{Machine: "a machine"}
+	if err := os.WriteFile(path, []byte("before\n"+documentBegin+"old\n"+documentEnd+"after\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := r.intoDocument(path); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "before\n" + documentBegin + "\n" + string(r.asMarkdown()) + documentEnd + "after\n"; string(text) != want {
+			t.Fatalf("got %s", text)
+		}
+	}
+	if err := os.WriteFile(path, []byte("no place"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.intoDocument(path); err == nil {
+		t.Error("a document without a place for the tables was overwritten")
 	}
 }
 

@@ -25,14 +25,14 @@ type sample map[string]float64
 
 // The metrics. Their names are the headings of the tables.
 const (
-	rate      = "GiB/s"        // delivered to all readers together
-	cost      = "CPU s/GiB"    // of all processes, per GiB delivered
-	relayCost = "relay s/GiB"  // of the relaying process alone
-	sendCost  = "sender s/GiB" // of the sending process alone
-	readCost  = "reader s/GiB" // of the reading process alone
-	mbits     = "Mbit/s"       // of one stream
+	rate      = "GiB/s"         // delivered to all readers together
+	cost      = "CPU s/GiB"     // of all processes, per GiB delivered
+	relayCost = "relay s/GiB"   // of the relaying process alone
+	sendCost  = "sender s/GiB"  // of the sending process alone
+	readCost  = "reader s/GiB"  // of the reading process alone
+	mbits     = "Mbit/s"        // of one stream
 	nanos     = "CPU ns/packet" // that arrived: what is lost is no saving
-	kpps      = "kpps" // that arrived
+	kpps      = "kpps"          // that arrived
 	lost      = "lost %"
 	seconds   = "CPU s" // of all processes
 	cores     = "cores" // that all processes kept busy

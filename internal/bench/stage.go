@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,16 +21,19 @@ import (
 // goroutine that runs the scenario.
 type stage struct {
 	*bench
-	dir    string
-	crew   []*process
+	name     string // of the scenario and the contender
+	dir      string
+	crew     []*process
+	profiler *process // nil: none
+
 	marked time.Time
 	busy   time.Duration // of the whole machine, at the mark
 	own    time.Duration // of the bench itself, at the mark
 }
 
-func (b *bench) newStage() (*stage, error) {
+func (b *bench) newStage(name string) (*stage, error) {
 	dir, err := os.MkdirTemp(b.tmp, "stage")
-	return &stage{bench: b, dir: dir, marked: time.Now()}, err
+	return &stage{bench: b, name: name, dir: dir, marked: time.Now()}, err
 }
 
 // start adds a process to the crew. Its CPU counts from its first instruction,
@@ -72,7 +77,24 @@ func (s *stage) mark() {
 		p.spent = p.cpu()
 	}
 	s.marked, s.busy, s.own = time.Now(), machineBusy(), ownCPU()
+	if s.o.profile != "" {
+		s.startProfiler()
+	}
 }
+
+// startProfiler has perf sample the whole machine until the stage is closed.
+// Read what it wrote with perf report --comm poip-relay.
+func (s *stage) startProfiler() {
+	path := filepath.Join(s.o.profile, notInNames.ReplaceAllString(s.name, "-")+".perf")
+	p, err := startProcess("perf", nil, nil, nil, "perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", "1999", "-o", path)
+	if err != nil {
+		fmt.Fprintln(s.log, err)
+		return
+	}
+	s.profiler = p
+}
+
+var notInNames = regexp.MustCompile(`[^A-Za-z0-9]+`)
 
 // cpu is what the named processes, or all, have spent since the mark.
 func (s *stage) cpu(names ...string) (sum time.Duration) {
@@ -99,6 +121,9 @@ func ownCPU() time.Duration {
 
 // close ends the crew, the last one first, and removes the directory.
 func (s *stage) close() {
+	if s.profiler != nil {
+		s.profiler.stop(syscall.SIGINT)
+	}
 	for _, p := range slices.Backward(s.crew) {
 		p.stop(syscall.SIGKILL)
 	}
