@@ -1,162 +1,130 @@
 package e2e
 
 import (
-	"crypto/md5"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io/fs"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"poip/internal/pcap"
+	"poip/internal/poiptest/oracle"
 )
 
 // TestEveryCaptureArrivesAsTsharkReadsIt sends every file of POIP_CAPTURES
 // through an agent and a relay, and compares what an analyst gets with what
-// tshark reads from the original: times, lengths and bytes of every packet.
+// tshark reads from the original: times, lengths and bytes of every packet of
+// every interface, in order. Where tshark is not the rule, oracle.Captures
+// says so.
 func TestEveryCaptureArrivesAsTsharkReadsIt(t *testing.T) {
-	files := captureFiles(t)
+	captures := oracle.Captures(t)
 	w := newWorld(t, "lab")
 	r := w.startRelay(strings.Replace(
 		w.relayTOML("", listenerTOML{"each", "127.0.0.1:20000-20999", "each = true\nformat = \"pcap-ns\"\nsnaplen = 262144\n" + wholeFile}),
 		"[relay.intake]\n", "[relay.intake]\nmax_streams_per_sensor = 1000\nmax_streams = 1000\n", 1))
-	var captures []string
-	for i, file := range files {
-		captures = append(captures, fmt.Sprintf("name = \"f%d\"\nfile = %q\n", i, file))
+	var tables []string
+	for i, c := range captures {
+		tables = append(tables, fmt.Sprintf("name = \"f%d\"\nfile = %q\n", i, c.Path))
 	}
-	agent := w.startAgent("lab", w.agentTOML("lab", r.intake("tls"), captures...))
+	agent := w.startAgent("lab", w.agentTOML("lab", r.intake("tls"), tables...))
 	agent.wait(2 * time.Minute)
 
-	streams := r.streamsByFile()
-	work := make(chan int)
-	var workers sync.WaitGroup
-	for range 2 {
-		workers.Go(func() {
-			for i := range work {
-				compareCapture(t, r, files[i], streams[fmt.Sprintf("f%d", i)])
+	doors, complaints := r.doorsByCapture("each"), agent.complaints()
+	for i, c := range captures {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			name := fmt.Sprintf("f%d", i)
+			got := oracle.Reading{Complaint: complaints[name]}
+			for number, address := range doors[name] {
+				got.Frames = append(got.Frames, frames(t, number, readAll(t, address))...)
+			}
+			if d := oracle.Difference(got.ByInterface(), c.Read(t).ByInterface()); d != "" {
+				t.Error(d)
 			}
 		})
 	}
-	for i := range files {
-		work <- i
-	}
-	close(work)
-	workers.Wait()
 }
 
+// captureFiles is the paths of all captures.
 func captureFiles(t *testing.T) (files []string) {
 	t.Helper()
-	root := os.Getenv("POIP_CAPTURES")
-	if root == "" {
-		root = "../../../shared/captures"
-	}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		if ext := filepath.Ext(path); err == nil && (ext == ".pcap" || ext == ".pcapng") {
-			path, err = filepath.Abs(path)
-			files = append(files, path)
-		}
-		return err
-	})
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no captures in %s (%v): set POIP_CAPTURES to a folder of pcap and pcapng files", root, err)
+	for _, c := range oracle.Captures(t) {
+		files = append(files, c.Path)
 	}
 	return files
 }
 
-// streamsByFile returns the names of streams by the capture that they came
-// from, one for each interface of a file.
-func (r *relay) streamsByFile() map[string][]string {
+// doorsByCapture returns the addresses of an each = true listener by capture
+// and the number of the interface in its file, which the stream's name ends
+// with where there are several.
+func (r *relay) doorsByCapture(listener string) map[string]map[int]string {
 	r.t.Helper()
-	var answer struct{ Streams []struct{ Stream string } }
-	if err := json.Unmarshal([]byte(r.get("/api/v1/streams")), &answer); err != nil {
+	var answer struct {
+		Listeners []struct {
+			Name  string
+			Doors []door
+		}
+	}
+	if err := json.Unmarshal([]byte(r.get("/api/v1/listeners")), &answer); err != nil {
 		r.t.Fatal(err)
 	}
-	byFile := map[string][]string{}
-	for _, s := range answer.Streams {
-		file, _, _ := strings.Cut(s.Stream, ".")
-		byFile[file] = append(byFile[file], s.Stream)
-	}
-	return byFile
-}
-
-// compareCapture compares all streams of a file with what tshark reads there.
-func compareCapture(t *testing.T, r *relay, file string, streams []string) {
-	want := tsharkPackets(t, file)
-	got := map[string][]string{}
-	for _, stream := range streams {
-		_, number, several := strings.Cut(stream, ".")
-		if !several {
-			number = "0"
-		}
-		address := r.portOf("each", "lab/"+stream)
-		if lines := recordLines(t, readAll(t, address)); len(lines) > 0 {
-			got[number] = lines
-		}
-	}
-	for number, lines := range want {
-		if !slices.Equal(got[number], lines) {
-			t.Errorf("%s, interface %s: %d packets arrived, tshark reads %d; first difference: %s",
-				filepath.Base(file), number, len(got[number]), len(lines), firstDifference(got[number], lines))
-		}
-		delete(got, number)
-	}
-	for number, lines := range got {
-		t.Errorf("%s, interface %s: %d packets arrived that tshark does not read", filepath.Base(file), number, len(lines))
-	}
-}
-
-// tsharkPackets is what tshark reads, by interface: a line for each packet
-// that has bytes.
-func tsharkPackets(t *testing.T, file string) map[string][]string {
-	fields := []string{"-T", "fields", "-o", "frame.generate_md5_hash:TRUE", "-e", "frame.interface_id",
-		"-e", "frame.time_epoch", "-e", "frame.len", "-e", "frame.cap_len", "-e", "frame.md5_hash"}
-	out, _ := exec.Command("tshark", append([]string{"-n", "-r", file, "--disable-protocol", "ip"}, fields...)...).Output() // what it reads before an error counts
-	packets := map[string][]string{}
-	for _, line := range strings.Split(strings.TrimSuffix(string(out), "\n"), "\n") {
-		number, rest, _ := strings.Cut(line, "\t")
-		if cells := strings.Split(rest, "\t"); len(cells) == 4 && cells[2] != "0" {
-			if number == "" {
-				number = "0"
+	byCapture := map[string]map[int]string{}
+	for _, l := range answer.Listeners {
+		for _, d := range l.Doors {
+			if l.Name != listener {
+				continue
 			}
-			packets[number] = append(packets[number], rest)
+			_, stream, _ := strings.Cut(d.Stream, "/")
+			name, sub, several := strings.Cut(stream, ".")
+			number, err := strconv.Atoi(sub)
+			if several && err != nil {
+				r.t.Fatalf("stream %s does not end with the number of an interface", d.Stream)
+			}
+			if byCapture[name] == nil {
+				byCapture[name] = map[int]string{}
+			}
+			byCapture[name][number] = d.Address
 		}
 	}
-	return packets
+	return byCapture
 }
 
-// recordLines prints the packets of a nanosecond pcap as tsharkPackets does.
-func recordLines(t *testing.T, file []byte) (lines []string) {
-	records := file[pcap.FileHeaderLen:]
+// complaints returns what an agent that has ended said of captures that it
+// could not read to the end.
+func (p *process) complaints() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	said := map[string]string{}
+	for _, l := range p.lines {
+		if name, ok := l["capture"].(string); ok && l["level"] == "ERROR" {
+			said[name] += fmt.Sprint(l["error"])
+		}
+	}
+	return said
+}
+
+// frames takes apart the nanosecond pcap that an analyst got of an interface.
+// It is stricter than a reader of files: every record must have our form.
+func frames(t *testing.T, number int, file []byte) (list []oracle.Frame) {
+	t.Helper()
+	header := pcap.AppendFileHeader(nil, 0, pcap.MaxCaptured, true)
+	if len(file) < len(header) || string(file[:20]) != string(header[:20]) {
+		t.Errorf("interface %d: %d bytes arrived, which begin with %x", number, len(file), file[:min(20, len(file))])
+		return nil
+	}
+	records := file[len(header):]
 	if _, err := pcap.CountRecords(records); err != nil {
-		t.Error(err)
+		t.Errorf("interface %d: %v", number, err)
 		return nil
 	}
 	for len(records) > 0 {
 		sec, nsec, captured, original := pcap.Record(records)
-		sum := md5.Sum(records[pcap.RecordHeaderLen:][:captured])
-		lines = append(lines, fmt.Sprintf("%d.%09d\t%d\t%d\t%s", sec, nsec, original, captured, hex.EncodeToString(sum[:])))
+		data := records[pcap.RecordHeaderLen:][:captured]
+		list = append(list, oracle.Frame{
+			Interface: number, Sec: int64(sec), Nsec: int64(nsec), Original: int64(original), Data: string(data),
+		})
 		records = records[pcap.RecordHeaderLen+captured:]
 	}
-	return lines
-}
-
-func firstDifference(got, want []string) string {
-	for i := range max(len(got), len(want)) {
-		switch {
-		case i >= len(got):
-			return fmt.Sprintf("packet %d %q is missing", i, want[i])
-		case i >= len(want):
-			return fmt.Sprintf("packet %d %q is too many", i, got[i])
-		case got[i] != want[i]:
-			return fmt.Sprintf("packet %d is %q, want %q", i, got[i], want[i])
-		}
-	}
-	return "none"
+	return list
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"reflect"
 	"testing"
+
+	"poip/internal/poiptest/oracle"
 )
 
 func FuzzPcapReader(f *testing.F) {
@@ -32,7 +34,7 @@ func readTwice(t *testing.T, content []byte) {
 		return
 	}
 	var records []byte
-	var want []frame
+	var want []oracle.Frame
 	for {
 		p, err := r.Next()
 		if err != nil {
@@ -40,7 +42,7 @@ func readTwice(t *testing.T, content []byte) {
 		}
 		if len(p.Data) > 0 {
 			records = AppendRecord(records, p.Sec, p.Nsec, p.Original, p.Data)
-			want = append(want, frame{"0", int64(p.Sec), int64(p.Nsec), int64(p.Original), string(p.Data)})
+			want = append(want, oracle.Frame{Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data)})
 		}
 	}
 	if len(r.in.buf) > maxWindow || len(r.interfaces) > maxInterfaces {
@@ -55,17 +57,17 @@ func readTwice(t *testing.T, content []byte) {
 	SeveralInterfaces(bytes.NewReader(content))
 }
 
-func checkRecords(t *testing.T, records []byte, want []frame, nano bool) {
+func checkRecords(t *testing.T, records []byte, want []oracle.Frame, nano bool) {
 	t.Helper()
 	written := Convert(AppendFileHeader(nil, LinkRaw, MaxCaptured, nano), records, !nano, MaxCaptured)
 	got := readOurs(written)
 	if !nano {
-		want = append([]frame(nil), want...)
+		want = append([]oracle.Frame(nil), want...)
 		for i := range want {
-			want[i].nsec -= want[i].nsec % 1000
+			want[i].Nsec -= want[i].Nsec % 1000
 		}
 	}
-	if got.complaint != "" || !reflect.DeepEqual(got.frames, want) {
-		t.Errorf("read again: %s", difference(got, reading{want, ""}))
+	if got.Complaint != "" || !reflect.DeepEqual(got.Frames, want) {
+		t.Errorf("read again: %s", oracle.Difference(got, oracle.Reading{Frames: want}))
 	}
 }

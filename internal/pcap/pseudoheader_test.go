@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"poip/internal/poiptest/oracle"
 )
 
 // TestPseudoHeadersOfBigEndianFiles compares what becomes of packets that
@@ -40,21 +42,21 @@ func TestPseudoHeadersOfBigEndianFiles(t *testing.T) {
 		nflog = big.AppendUint16(nflog, 9)
 		nflog = append(nflog, pad(noise(length-4))...)
 	}
-	both := []oracle{wireshark, tcpdump}
+	both := []oracle.Oracle{oracle.Wireshark, oracle.Tcpdump}
 	cases := []struct {
 		name string
 		link LinkType
 		data []byte
-		says []oracle // mostly both, since mostly they agree
+		says []oracle.Oracle // mostly both, since mostly they agree
 	}{
 		{"USB control", linkUSB, usb(2, false), both},
-		{"USB isochronous", linkUSB, usb(0, false), []oracle{tcpdump}},
+		{"USB isochronous", linkUSB, usb(0, false), []oracle.Oracle{oracle.Tcpdump}},
 		{"USB mapped, control", linkUSBMapped, usb(2, true), both},
-		{"USB mapped, isochronous", linkUSBMapped, usb(0, true), []oracle{tcpdump}},
+		{"USB mapped, isochronous", linkUSBMapped, usb(0, true), []oracle.Oracle{oracle.Tcpdump}},
 		{"cooked CAN", LinkSLL, cooked(16, 14, 0x000c), both},
 		{"cooked CAN FD", LinkSLL, cooked(16, 14, 0x000d), both},
 		{"cooked IP", LinkSLL, cooked(16, 14, 0x0800), both},
-		{"cooked 2 CAN", LinkSLL2, cooked(20, 0, 0x000c), []oracle{wireshark}},
+		{"cooked 2 CAN", LinkSLL2, cooked(20, 0, 0x000c), []oracle.Oracle{oracle.Wireshark}},
 		{"cooked 2 IP", LinkSLL2, cooked(20, 0, 0x0800), both},
 		{"NFLOG", linkNFLOG, nflog, both},
 		{"NFLOG of version 1", linkNFLOG, append(big.words(0x02010001), nflog[4:]...), both},
@@ -74,11 +76,7 @@ func TestPseudoHeadersOfBigEndianFiles(t *testing.T) {
 			}
 			got := readOurs(content)
 			for _, o := range c.says {
-				if o == wireshark {
-					check(t, got, readWireshark(t, path, content))
-				} else {
-					check(t, got, readTcpdump(t, path))
-				}
+				check(t, got, o.Read(t, path))
 			}
 		})
 	}

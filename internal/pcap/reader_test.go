@@ -6,20 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"poip/internal/poiptest/oracle"
 )
 
 // TestAnyCutOfTheInputReadsTheSame feeds the captures byte by byte and in
 // halves.
 func TestAnyCutOfTheInputReadsTheSame(t *testing.T) {
-	folder := capturesFolder()
-	for _, name := range captureNames(t, folder) {
-		content, err := os.ReadFile(filepath.Join(folder, name))
+	for _, c := range oracle.Captures(t) {
+		content, err := os.ReadFile(c.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -28,7 +28,7 @@ func TestAnyCutOfTheInputReadsTheSame(t *testing.T) {
 			"one byte": iotest.OneByteReader, "half": iotest.HalfReader, "data with error": iotest.DataErrReader,
 		} {
 			if got := readAll(cut(bytes.NewReader(content))); !reflect.DeepEqual(got, want) {
-				t.Errorf("%s, %s at a time: %s", name, how, difference(got, want))
+				t.Errorf("%s, %s at a time: %s", c.Name, how, oracle.Difference(got, want))
 			}
 		}
 	}
@@ -115,8 +115,8 @@ func TestErrorsOfTheInputArePassedOn(t *testing.T) {
 	for _, n := range []int{0, 10, 24, 30, 40} {
 		content := join(little.usual(1), little.record(1, 2, 3, 3, []byte("abc")))
 		got := readAll(io.MultiReader(bytes.NewReader(content[:n]), iotest.ErrReader(broken)))
-		if !strings.Contains(got.complaint, broken.Error()) {
-			t.Errorf("after %d bytes: %q", n, got.complaint)
+		if !strings.Contains(got.Complaint, broken.Error()) {
+			t.Errorf("after %d bytes: %q", n, got.Complaint)
 		}
 	}
 	var e *Error
@@ -161,7 +161,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			got := readOurs(content)
 			runtime.ReadMemStats(&after)
-			if got.complaint == "" {
+			if got.Complaint == "" {
 				t.Error("read without complaint")
 			}
 			if used := after.TotalAlloc - before.TotalAlloc; used > 4<<20 {
