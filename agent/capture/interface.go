@@ -48,7 +48,7 @@ type Interface struct {
 	Promiscuous bool                 // also take what is for other machines; AnyInterface cannot
 	Direction   Direction
 	Latency     Latency     // empty is LatencyNormal
-	Buffer      int         // bytes of ring memory; 0 is 16 MiB
+	Buffer      int         // bytes of ring memory; 0 is 16 MiB; LatencyLow takes it three times
 	Exclude     *Exclusions // the agent's own traffic; may be nil
 	Log         *slog.Logger
 }

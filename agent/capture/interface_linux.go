@@ -139,7 +139,7 @@ func (t *tap) openLanes(buffer int) error {
 	}
 	r := new(laneRing)
 	t.ring = r
-	if r.small, err = newLane(small, buffer, smallSlot); err != nil || maxLen == 0 {
+	if r.small, err = newLane(small, 2*buffer, smallSlot); err != nil || maxLen == 0 {
 		return err
 	}
 	large, err := t.openLane(unix.TPACKET_V2, maxLen+1, 0)

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,10 @@ func TestInterfacesAreListed(t *testing.T) {
 		poiptest.Veth(t, "vA", "vB", 9000)
 		tun := openTun(t, "tun0")
 		must(t, poiptest.IP("link set vB down", "link add down0 type bridge"))
+		poiptest.WaitUntil(t, "vA to lose its carrier", func() bool {
+			out, err := ipOutput("-o", "link", "show", "vA")
+			return err == nil && strings.Contains(out, "NO-CARRIER")
+		})
 		got, err := Interfaces()
 		must(t, err)
 		for _, want := range []InterfaceState{

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"poip/internal/poiptest"
@@ -162,6 +164,7 @@ func TestInterfaceIsWaitedForAtStart(t *testing.T) {
 
 func TestInterfaceEndsWhileWaiting(t *testing.T) {
 	poiptest.RunInNetns(t, func() {
+		defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 		c := launchCapture(t, &Interface{Name: "never"}, func() {})
 		c.awaitLog(t, "does not exist", 1)
 		c.stop(t)
@@ -191,4 +194,27 @@ func TestInterfaceRefusesBadNames(t *testing.T) {
 			t.Errorf("name %q was accepted", name)
 		}
 	}
+}
+
+// A packet leaves within a block's time-out, or at once. The median of many
+// forgives a busy machine.
+func TestInterfaceDelay(t *testing.T) {
+	everyLatency(t, func(t *testing.T, latency Latency) {
+		pair := "v" + string(latency[:1])
+		poiptest.Veth(t, pair+"A", pair+"B", 1500)
+		c := startCapture(t, &Interface{Name: pair + "B", Latency: latency})
+		from := newInjector(t, pair+"A")
+		var delays []time.Duration
+		for k := range 51 {
+			sent := time.Now()
+			from.send(sampleFrames()["64 bytes"])
+			c.await(t, k+1)
+			delays = append(delays, c.lastFlush().Sub(sent))
+		}
+		slices.Sort(delays)
+		limit := map[Latency]time.Duration{LatencyNormal: 2 * blockTimeout, LatencyLow: blockTimeout / 2}[latency]
+		if median := delays[len(delays)/2]; median > limit {
+			t.Errorf("half of the packets take more than %v to leave, want %v", median, limit)
+		}
+	})
 }

@@ -34,8 +34,8 @@ type recorder struct {
 	packets []packet
 	lost    uint64
 	empty   int
-	pending int // packets since the last Flush
-	order   []string
+	pending int       // packets since the last Flush
+	flush   time.Time // of the last one that there was something for
 }
 
 func (r *recorder) Packet(sec, nsec, original uint32, data []byte) {
@@ -63,7 +63,16 @@ func (r *recorder) Empty() {
 func (r *recorder) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.pending > 0 {
+		r.flush = time.Now()
+	}
 	r.pending = 0
+}
+
+func (r *recorder) lastFlush() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flush
 }
 
 // flushed are the packets so far, if all of them were flushed.

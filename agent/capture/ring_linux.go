@@ -28,9 +28,14 @@ type delivery struct {
 	packets uint64 // delivered so far
 }
 
-// take delivers one packet.
+// take delivers a packet that has to be put together first.
 func (d *delivery) take(sec, nsec uint32, s slot) {
 	data, original := d.whole(s)
+	d.give(sec, nsec, original, data)
+}
+
+// give delivers a packet that is whole.
+func (d *delivery) give(sec, nsec, original uint32, data []byte) {
 	if len(data) > d.snaplen {
 		data = data[:d.snaplen]
 	}
@@ -109,6 +114,11 @@ func (r *blockRing) deliver(d *delivery, header *unix.TpacketHdrV1) {
 	at := int(header.Offset_to_first_pkt)
 	for range header.Num_pkts {
 		h := (*unix.Tpacket3Hdr)(unsafe.Pointer(&block[at]))
+		if !d.cooked && h.Status&tagged == 0 { // nearly always
+			d.give(h.Sec, h.Nsec, h.Len, block[at+int(h.Mac):][:h.Snaplen])
+			at += int(h.Next_offset)
+			continue
+		}
 		d.take(h.Sec, h.Nsec, slot{
 			memory: block[at:], address: unix.SizeofTpacket3Hdr, packet: int(h.Mac), captured: int(h.Snaplen),
 			original: h.Len, status: h.Status, tci: uint16(h.Hv1.Vlan_tci), tpid: h.Hv1.Vlan_tpid,

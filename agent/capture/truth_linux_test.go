@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"poip/internal/pcap"
@@ -382,10 +383,17 @@ func TestInterfaceCountsEveryDrop(t *testing.T) {
 
 func TestInterfaceEndsPromptly(t *testing.T) {
 	everyLatency(t, func(t *testing.T, latency Latency) {
+		defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+		before := len(ourSockets(t))
+		defer func() {
+			if after := len(ourSockets(t)); after != before {
+				t.Errorf("%d descriptors became %d", before, after)
+			}
+		}()
 		c := startCapture(t, &Interface{Name: "lo", Latency: latency})
-		before := time.Now()
+		asked := time.Now()
 		c.stop(t)
-		if took := time.Since(before); took > 500*time.Millisecond {
+		if took := time.Since(asked); took > 500*time.Millisecond {
 			t.Errorf("a quiet capture took %v to end", took)
 		}
 	})
