@@ -149,7 +149,7 @@ func (a *Agent) captures() ([]*capturing, error) {
 		}
 		all = append(all, &capturing{
 			config: cfg, source: source, stream: a.newStream, agent: a.version,
-			memory: newMemory(int64(a.config.Memory)), streams: map[string]*stream{},
+			memory: newMemory(cfg.memory(int64(a.config.Memory))), streams: map[string]*stream{},
 			log: a.log.With("capture", cfg.Name),
 		})
 	}

@@ -173,6 +173,19 @@ func (c *CaptureConfig) defaultName() string {
 // finite says that the capture ends by itself, and what it reads can wait.
 func (c *CaptureConfig) finite() bool { return c.File != "" || c.Stdin }
 
+// finiteMemory is the most that a finite capture reads ahead, in bytes. More
+// would only be packets that grow cold before they are sent, since those not
+// read yet can wait where they are; less would not fill a fast, long link.
+const finiteMemory = 16 << 20
+
+// memory is how much of the memory that is allowed the capture makes use of.
+func (c *CaptureConfig) memory(allowed int64) int64 {
+	if c.finite() {
+		return min(allowed, finiteMemory)
+	}
+	return allowed
+}
+
 // check returns everything that is wrong with one capture.
 func (c *CaptureConfig) check() (wrong []error) {
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
