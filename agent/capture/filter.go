@@ -43,6 +43,21 @@ func Compile(ctx context.Context, expression, ifname string, linkType pcap.LinkT
 	return compileLive(ctx, expression, ifname, linkType, snaplen)
 }
 
+// checkFilter compiles a filter for nothing but its errors.
+func checkFilter(ctx context.Context, expression string, linkType pcap.LinkType, snaplen uint32) error {
+	if strings.TrimSpace(expression) == "" {
+		return nil
+	}
+	if err := CheckExpression(expression); err != nil {
+		return err
+	}
+	program, err := compileOffline(ctx, expression, linkType, snaplen)
+	if err == nil && linkType == pcap.LinkSLL2 {
+		err = cookProgram(program)
+	}
+	return err
+}
+
 // compileLive asks for the interface itself, then, as it may be down or absent,
 // for another Ethernet interface that every machine has, and at last for none.
 func compileLive(ctx context.Context, expression, ifname string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error) {
@@ -56,7 +71,9 @@ func compileLive(ctx context.Context, expression, ifname string, linkType pcap.L
 		if err == nil || !isInterfaceError(err, args[1]) {
 			return program, err
 		}
-		noInterface = errors.Join(noInterface, err)
+		if noInterface == nil {
+			noInterface = err
+		}
 	}
 	if mentionsVLAN(expression) {
 		return nil, fmt.Errorf("filter speaks of vlan, for which tcpdump has to open an interface: %w", noInterface)

@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 
 	"golang.org/x/net/bpf"
@@ -28,7 +30,7 @@ type Latency string
 // The latencies.
 const (
 	LatencyNormal Latency = "normal" // within 5 ms, cheaply
-	LatencyLow    Latency = "low"    // at once, at more CPU
+	LatencyLow    Latency = "low"    // at once, at more CPU; cuts at 69,760 bytes (only BIG TCP has more)
 )
 
 // Interface captures from a network interface of this machine, through a ring
@@ -51,6 +53,30 @@ type Interface struct {
 	Buffer      int         // bytes of ring memory; 0 is 16 MiB; LatencyLow takes it three times
 	Exclude     *Exclusions // the agent's own traffic; may be nil
 	Log         *slog.Logger
+}
+
+// Check reports what is wrong with the settings. It opens no sockets and needs
+// no permission. The filter is compiled, for the link type that the interface
+// has now; for Ethernet if there is no such interface yet.
+func (i *Interface) Check(ctx context.Context) error {
+	linkType, err := linkTypeNow(i.Name)
+	if err != nil {
+		return err
+	}
+	switch i.Direction {
+	case DirectionBoth, DirectionIn, DirectionOut:
+	default:
+		return fmt.Errorf("capture on %s: direction %q is neither in nor out", i.Name, i.Direction)
+	}
+	switch i.Latency {
+	case "", LatencyNormal, LatencyLow:
+	default:
+		return fmt.Errorf("capture on %s: latency %q is neither normal nor low", i.Name, i.Latency)
+	}
+	if len(i.Program) > 0 {
+		return checkProgram(i.Program)
+	}
+	return checkFilter(ctx, i.Filter, linkType, i.longest(linkType))
 }
 
 // longest is the captured length to keep to. A cooked packet is never cut

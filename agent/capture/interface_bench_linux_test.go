@@ -92,6 +92,7 @@ func benchmarkCapture(b *testing.B, latency Latency, length int, rate float64) {
 		cancel()
 		<-done
 		b.ReportMetric(float64(s.flushes), "flushes")
+		b.ReportMetric(float64(s.lost), "dropped")
 		report(b, s.cpu, sent, s.packets, pps)
 	}
 }

@@ -5,6 +5,8 @@ package capture
 import (
 	"context"
 	"errors"
+
+	"poip/internal/pcap"
 )
 
 // errNoInterfaces is what there is instead of interface captures.
@@ -19,3 +21,5 @@ func Permitted() error { return errNoInterfaces }
 
 // Interfaces fails: only Linux captures from interfaces by itself.
 func Interfaces() ([]InterfaceState, error) { return nil, errNoInterfaces }
+
+func linkTypeNow(string) (pcap.LinkType, error) { return 0, errNoInterfaces }

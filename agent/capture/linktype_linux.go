@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,21 @@ func linkTypeOf(name string, hardware uint16) pcap.LinkType {
 		return t
 	}
 	return pcap.LinkSLL2
+}
+
+// linkTypeNow is the link type of an interface, or Ethernet if there is none of
+// that name.
+func linkTypeNow(name string) (pcap.LinkType, error) {
+	watch, err := newLinkWatch(name)
+	if err != nil {
+		return 0, err
+	}
+	defer watch.close()
+	l, err := watch.look()
+	if errors.Is(err, unix.ENODEV) {
+		return pcap.LinkEthernet, nil
+	}
+	return l.linkType, err
 }
 
 // loopsBack reports whether the interface hands over what is sent on it a

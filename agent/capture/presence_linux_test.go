@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"poip/internal/poiptest"
@@ -185,6 +186,36 @@ func TestInterfaceEndsWhenItsLinkTypeChanges(t *testing.T) {
 			t.Errorf("Run returned %v", err)
 		}
 	})
+}
+
+func TestInterfaceCheck(t *testing.T) {
+	for _, good := range []Interface{
+		{Name: "lo"},
+		{Name: "absent", Filter: "vlan 5 and inbound", Direction: DirectionIn, Latency: LatencyLow},
+		{Name: AnyInterface, Filter: "host 192.0.2.1 and outbound", Direction: DirectionOut},
+		{Name: "lo", Program: rejectAll},
+	} {
+		if err := good.Check(context.Background()); err != nil {
+			t.Errorf("%+v: %v", good, err)
+		}
+	}
+	for _, c := range []struct {
+		bad    Interface
+		reason string
+	}{
+		{Interface{}, "1 to 15 characters"},
+		{Interface{Name: "lo", Filter: "tcp and"}, "syntax error"},
+		{Interface{Name: "lo", Filter: "host example.com"}, "example.com"},
+		{Interface{Name: AnyInterface, Filter: "vlan 5"}, "no VLAN support"},
+		{Interface{Name: AnyInterface, Filter: "link[8:2] = 1"}, "byte 8"},
+		{Interface{Name: "lo", Direction: "inout"}, "inout"},
+		{Interface{Name: "lo", Latency: "lowest"}, "lowest"},
+		{Interface{Name: "lo", Program: make([]bpf.RawInstruction, 1)}, "return"},
+	} {
+		if err := c.bad.Check(context.Background()); err == nil || !strings.Contains(err.Error(), c.reason) {
+			t.Errorf("%+v: %v, want %s", c.bad, err, c.reason)
+		}
+	}
 }
 
 func TestInterfaceRefusesBadNames(t *testing.T) {
