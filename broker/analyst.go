@@ -11,10 +11,13 @@ import (
 // This file is how a subscriber comes and goes. How it writes is in
 // subscriber.go.
 
-// lingerTime bounds how long an analyst's own end is waited for after ours. A
-// socket that is closed while it holds unread input is reset, and takes with
-// it what was still on its way out.
-const lingerTime = 5 * time.Second
+// How long an analyst's own end is waited for after ours, and how long when the
+// relay shuts down. A socket that is closed while it holds unread input is
+// reset, and takes with it what was still on its way out.
+const (
+	lingerTime     = 5 * time.Second
+	lastLingerTime = time.Second
+)
 
 // meet shows the subscriber a ring that its listener offers. The first one
 // decides the link type, once and for all; of others than that the packets
@@ -120,9 +123,13 @@ func (s *subscriber) bow() {
 	if err := s.out.finish(time.Now().Add(time.Second)); err != nil {
 		s.log.Debug("end analyst's stream", "error", err)
 	}
+	linger := lingerTime
+	if s.order.Load() == orderFinish {
+		linger = lastLingerTime
+	}
 	select {
 	case <-s.inputEnded:
-	case <-time.After(lingerTime):
+	case <-time.After(linger):
 	}
 	s.closed(s.out.conn.Close())
 }

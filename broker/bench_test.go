@@ -222,3 +222,31 @@ func benchmarkBare(b *testing.B, readers int) {
 	b.ReportMetric((processorTime()-cpu).Seconds()/gib, "cpu-s/GiB")
 	b.ReportMetric(0, "ns/op")
 }
+
+// BenchmarkTrickle sends 1000 packets a second to 1000 analysts, for b.N
+// milliseconds.
+func BenchmarkTrickle(b *testing.B) {
+	w := newWorld(b, nil, plain("p"))
+	const readers = 1000
+	for range readers {
+		conn, err := net.Dial("tcp", w.address("p"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+		go func() { io.Copy(io.Discard, struct{ io.Reader }{conn}) }()
+	}
+	w.eventually("the readers", func() bool { return w.listenerStatus("p").Connections == readers })
+	s := newSource(b.N, wire.BatchPrefixLen+80, 64)
+	s.pace = time.Millisecond
+	b.ResetTimer()
+	cpu, begin := processorTime(), time.Now()
+	w.converseFrom(s)
+	b.ReportMetric((processorTime()-cpu).Seconds()/time.Since(begin).Seconds(), "cores")
+	b.ReportMetric(0, "ns/op")
+	b.StopTimer()
+	w.eventually("the readers to have it all", func() bool { return w.listenerStatus("p").Pending == 0 })
+	if l := w.listenerStatus("p"); l.Sent != uint64(max(1, b.N)*readers) {
+		b.Errorf("sent %d", l.Sent)
+	}
+}

@@ -12,10 +12,12 @@ type cursor struct {
 	owner     *subscriber // nil in tests of the ring
 	blocks    bool        // the ring keeps what this cursor has not passed
 
-	// Guarded by ring.mu; only the holder of the subscriber's writer role
-	// changes them, and reads them without it.
+	// Owned by the holder of the subscriber's writer role.
+	offset int // in the rendition of the segment; unresolved: behind the mark of ordinal packets
+
+	// Guarded by ring.mu; only the holder of the writer's role changes them,
+	// and reads them without it.
 	seq     uint64 // of the segment
-	offset  int    // in the rendition of it; unresolved: behind the mark of ordinal packets
 	packets uint64 // ordinal of the next packet
 	start   uint64 // ordinal of the first packet that was offered
 }

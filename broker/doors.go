@@ -1,20 +1,17 @@
 package broker
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"time"
 
 	"poip/auth"
 )
 
-// This file is where analysts come in: which listeners there are, which of
-// their doors are open, and who passes.
+// This file is which listeners there are, and which of their doors are open.
 
 // arrange makes the listeners be what the plans say, or changes nothing. For
 // holders of mu.
@@ -285,147 +282,4 @@ func (b *Broker) openStuckDoors() {
 			}
 		}
 	}
-}
-
-// accept lets analysts in at one socket until that is closed.
-func (b *Broker) accept(k *socket) {
-	pause := 5 * time.Millisecond
-	for {
-		conn, err := k.ln.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			b.complaints.warn(b.log, "cannot accept; pausing", "address", k.address, "error", err)
-			select {
-			case <-b.life.Done():
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, time.Second)
-		default:
-			pause = 5 * time.Millisecond
-			b.admit(k.door.Load(), conn)
-		}
-	}
-}
-
-// admit turns a connection away, or starts to serve it.
-func (b *Broker) admit(d *door, conn net.Conn) {
-	if !d.listener.plan.Load().admits(addrOf(conn.RemoteAddr())) {
-		b.turnAway(d, conn, awayDenied, errors.New("not in allow"))
-		return
-	}
-	b.analysts.Go(func() { b.receive(d, conn) })
-}
-
-func (b *Broker) turnAway(d *door, conn net.Conn, why turnedAway, reason error) {
-	d.listener.tally.away[why].Add(1)
-	b.complaints.warn(d.listener.log, "refused an analyst", "remote", conn.RemoteAddr().String(), "why", why.String(), "reason", reason.Error())
-	conn.Close()
-}
-
-// receive serves one analyst until the connection is closed.
-func (b *Broker) receive(d *door, conn net.Conn) {
-	l := d.listener
-	stop := context.AfterFunc(b.hard, func() { conn.Close() })
-	defer stop()
-	l.tune(conn)
-	b.strangers.enter(conn)
-	out, err := l.secure(b.life, conn)
-	b.strangers.leave(conn)
-	if err != nil {
-		b.turnAway(d, conn, awayHandshake, err)
-		return
-	}
-	if !l.enter() {
-		b.turnAway(d, conn, awayLimit, fmt.Errorf("%d connections are enough (max_connections)", l.plan.Load().config.MaxConnections))
-		return
-	}
-	defer l.live.Add(-1)
-	s := b.newSubscriber(l, out)
-	if !b.attach(s, d) {
-		conn.Close()
-		return
-	}
-	s.log.Info("analyst connected")
-	go s.listen() // hangUp waits for it
-	s.handOver()
-	s.run()
-	b.detach(s, d)
-	s.hangUp()
-	s.log.Info("analyst has gone", "reason", s.reason(), "sent", s.sent.Load(), "skipped", s.skipped.Load(), "after", time.Since(s.since).Round(time.Millisecond))
-}
-
-func (b *Broker) newSubscriber(l *listener, out *outlet) *subscriber {
-	remote := out.conn.RemoteAddr().String()
-	s := &subscriber{
-		terms:      l.plan.Load().terms,
-		out:        out,
-		tally:      l.tally,
-		log:        l.log.With("remote", remote),
-		arrivals:   &b.arrivals,
-		remote:     remote,
-		since:      time.Now(),
-		handed:     make(chan struct{}, 1),
-		inputEnded: make(chan struct{}),
-		drained:    make(chan struct{}),
-	}
-	s.role.Store(taken)
-	return s
-}
-
-// attach shows a subscriber the streams behind its door.
-func (b *Broker) attach(s *subscriber, d *door) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if d.closed || b.draining {
-		return false
-	}
-	s.slot = d.listener.takeSlot()
-	d.subscribers[s] = struct{}{}
-	d.listener.tally.connected.Add(1)
-	for _, st := range b.order {
-		if d.takes(st.name) {
-			b.introduce(d, s, st, s.terms.oldest)
-		}
-	}
-	return true
-}
-
-// introduceAll shows everybody behind a door a ring that is new.
-func (b *Broker) introduceAll(d *door, st *stream) {
-	for s := range d.subscribers {
-		b.introduce(d, s, st, true)
-		s.notify()
-	}
-}
-
-func (b *Broker) introduce(d *door, s *subscriber, st *stream, oldest bool) {
-	if s.meet(st.ring, oldest) || d.listener.noted[st.name] {
-		return
-	}
-	d.listener.noted[st.name] = true
-	d.listener.log.Warn("a stream is left out: its link type is not the listener's; give it a listener of its own",
-		"sensor", string(st.name.Sensor), "stream", string(st.name.Capture), "link_type", st.ring.link.String(), "listener_has", s.link.String())
-}
-
-func (b *Broker) detach(s *subscriber, d *door) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(d.subscribers, s)
-	d.listener.slots[s.slot] = false
-	s.leave()
-}
-
-// everybody is all subscribers.
-func (b *Broker) everybody() []*subscriber {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []*subscriber
-	for _, l := range b.listeners {
-		for _, d := range l.doors {
-			out = slices.AppendSeq(out, maps.Keys(d.subscribers))
-		}
-	}
-	return out
 }

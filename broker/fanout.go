@@ -12,10 +12,14 @@ const (
 	// waking an idle goroutine on another core costs more than a write.
 	inlineReaders = 4
 
+	// inlineTLS is up to how many bytes that holds for readers over TLS: to
+	// encrypt more is work for another core.
+	inlineTLS = 64 << 10
+
 	// Many readers are woken more seldom, the more there are: delay is traded
-	// for cost.
-	wakeDelayEach = 20 * time.Microsecond
-	maxWakeDelay  = 20 * time.Millisecond
+	// for cost. A thousand wait 30 ms.
+	wakeDelayEach = 30 * time.Microsecond
+	maxWakeDelay  = 40 * time.Millisecond
 )
 
 // A fanout tells the readers of one ring that there is more to read.
@@ -61,7 +65,11 @@ func (f *fanout) publish(unread int) {
 	case len(readers) == 0:
 	case len(readers) <= inlineReaders:
 		for _, s := range readers {
-			s.serve()
+			if s.out.tls != nil && unread > inlineTLS {
+				s.notify()
+			} else {
+				s.serve()
+			}
 		}
 	case unread >= segmentLen || f.due(len(readers)):
 		for _, s := range readers {

@@ -128,9 +128,10 @@ func (l *listener) enter() bool {
 // secure makes the connection ready to be written to: with TLS, if the
 // listener asks for that.
 func (l *listener) secure(ctx context.Context, conn net.Conn) (*outlet, error) {
-	cork := transport.NewCork(conn, tlsChunk)
+	chunk := chunkFor(l.live.Load() + 1)
+	cork := transport.NewCork(conn, chunk)
 	if l.tls == nil {
-		return newOutlet(conn, cork, nil), nil
+		return newOutlet(conn, cork, nil, chunk), nil
 	}
 	secured := tls.Server(cork, l.tls)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -138,7 +139,7 @@ func (l *listener) secure(ctx context.Context, conn net.Conn) (*outlet, error) {
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
-	return newOutlet(conn, cork, secured), nil
+	return newOutlet(conn, cork, secured, chunk), nil
 }
 
 // tune sets the socket options of an analyst's connection. A failure is no

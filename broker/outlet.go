@@ -13,16 +13,29 @@ import (
 	"poip/internal/transport"
 )
 
-// tlsChunk is how much is encrypted ahead of the socket, and so what an
-// analyst who reads nothing holds in our memory.
-const tlsChunk = 64 << 10
+// Chunks are how much is encrypted ahead of the socket, and so what an analyst
+// who reads nothing holds in our memory. Large ones cost a quarter less
+// processor time, and are for the first of a listener's analysts.
+const (
+	largeChunk   = transport.GatherSize
+	smallChunk   = 64 << 10
+	manyAnalysts = 128
+)
+
+func chunkFor(analysts int64) int {
+	if analysts <= manyAnalysts {
+		return largeChunk
+	}
+	return smallChunk
+}
 
 // An outlet is the way to one analyst, plain or TLS. Its writes never wait.
 // Whoever has the subscriber's writer role may write; another goroutine reads.
 type outlet struct {
-	conn net.Conn
-	cork *transport.Cork
-	tls  *tls.Conn // nil on a plain listener
+	conn  net.Conn
+	cork  *transport.Cork
+	tls   *tls.Conn // nil on a plain listener
+	chunk int       // most bytes of one write; TLS only
 
 	// What the socket did not take of a record, from written on. It is a
 	// copy, so that nothing pins the ring while the analyst makes us wait.
@@ -31,9 +44,9 @@ type outlet struct {
 }
 
 // newOutlet begins to write without waiting, after a handshake if there is one.
-func newOutlet(conn net.Conn, cork *transport.Cork, encrypted *tls.Conn) *outlet {
+func newOutlet(conn net.Conn, cork *transport.Cork, encrypted *tls.Conn, chunk int) *outlet {
 	cork.SetNonblocking(true)
-	return &outlet{conn: conn, cork: cork, tls: encrypted}
+	return &outlet{conn: conn, cork: cork, tls: encrypted, chunk: chunk}
 }
 
 // offer writes what is taken of p right now, and returns how much that was.
@@ -42,7 +55,7 @@ func (o *outlet) offer(p []byte) (int, error) {
 	if o.tls == nil {
 		return o.cork.TryWrite(p)
 	}
-	p = p[:min(len(p), tlsChunk)]
+	p = p[:min(len(p), o.chunk)]
 	if _, err := o.tls.Write(p); err != nil {
 		return 0, err
 	}

@@ -253,9 +253,8 @@ func TestEarliestKeepsTheOrderOfArrival(t *testing.T) {
 	}
 	next := uint64(0)
 	for next < 2*batches {
-		c, before := s.choose()
-		v, _ := c.ring.view(c, before)
-		slab := c.rendition.render(v)
+		c, before := s.earliest()
+		slab, _ := s.slab(c, before)
 		from := c.offset
 		for at := from; at < len(slab.data); at += 76 {
 			if got := binary.LittleEndian.Uint64(slab.data[at+16:]); got != next {
@@ -264,10 +263,10 @@ func TestEarliestKeepsTheOrderOfArrival(t *testing.T) {
 			next++
 		}
 		end := slab.tearAt(from, c.packets, len(slab.data))
-		c.ring.advance(c, v.segment, end.end, end.behind)
+		c.ring.advance(c, slab.view.segment, end.end, end.behind)
 		slab.unpin(c.ring)
 	}
-	if c, _ := s.choose(); c != nil {
+	if c, _ := s.earliest(); c != nil {
 		t.Error("there is more than there was")
 	}
 }

@@ -1,9 +1,7 @@
 package broker
 
 import (
-	"errors"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -81,22 +79,6 @@ type leftOut struct {
 	start uint64
 }
 
-// The writer's role.
-const (
-	free  int32 = iota
-	taken       // somebody writes
-	again       // and shall look again before releasing it
-)
-
-// The orders, each stronger than the one before.
-const (
-	orderNone   int32 = iota
-	orderFinish       // write what there is, then close
-	orderCut          // write the rest of a record, then close
-	orderGone         // the analyst is: close
-	orderEvict        // close by a reset
-)
-
 // outcome says what the writer does next.
 type outcome int
 
@@ -106,81 +88,6 @@ const (
 	blocked                // the socket takes nothing
 	over                   // the subscriber ends
 )
-
-// inlineSteps bounds what the intake writes to one subscriber on the spot.
-const inlineSteps = 3
-
-func (s *subscriber) claim() bool {
-	for {
-		switch role := s.role.Load(); role {
-		case free:
-			if s.role.CompareAndSwap(free, taken) {
-				return true
-			}
-		case again:
-			return false
-		default:
-			if s.role.CompareAndSwap(taken, again) {
-				return false
-			}
-		}
-	}
-}
-
-func (s *subscriber) release() bool {
-	if s.role.CompareAndSwap(taken, free) {
-		return true
-	}
-	s.role.Store(taken)
-	return false
-}
-
-// handOver gives the role to the own goroutine, which has none and waits for it.
-func (s *subscriber) handOver() { s.handed <- struct{}{} }
-
-// notify wakes the own goroutine, or has whoever writes look again.
-func (s *subscriber) notify() {
-	if s.claim() {
-		s.handOver()
-	}
-}
-
-// serve writes what there is, as far as that needs no waiting.
-func (s *subscriber) serve() {
-	if !s.claim() {
-		return
-	}
-	for range inlineSteps {
-		switch s.step() {
-		case idle:
-			if s.release() {
-				return
-			}
-		case blocked, over:
-			s.handOver()
-			return
-		}
-	}
-	s.handOver()
-}
-
-// run is the own goroutine. It returns when the subscriber is over, and keeps
-// the role.
-func (s *subscriber) run() {
-	for {
-		<-s.handed
-		for working := true; working; {
-			switch s.step() {
-			case idle:
-				working = !s.release()
-			case blocked:
-				s.await()
-			case over:
-				return
-			}
-		}
-	}
-}
 
 // step writes once, if there is anything to write. Here and below: for the
 // holder of the role.
@@ -208,68 +115,51 @@ func (s *subscriber) step() outcome {
 	return s.read(order)
 }
 
-// read writes the next slab.
+// read writes what comes next.
 func (s *subscriber) read(order int32) outcome {
-	c, before := s.choose()
-	if c == nil {
+	if len(s.cursors) > 1 {
+		return s.readMerged(order)
+	}
+	if len(s.cursors) == 0 {
 		return s.rest(order)
 	}
+	c := s.cursors[0]
+	slab, ok := s.slab(c, everything)
+	if !ok {
+		return s.rest(order)
+	}
+	whole := s.write(c, slab)
+	slab.unpin(c.ring)
+	if next := s.written(whole); next != more || s.out.tls != nil || c.packets != c.ring.head.Load() {
+		return next
+	}
+	return s.rest(order)
+}
+
+// slab returns what there is behind a cursor, of batches that arrived before
+// the given number.
+func (s *subscriber) slab(c *cursor, before uint64) (slab, bool) {
 	v, skipped := c.ring.view(c, before)
 	if skipped > 0 && !s.skip(skipped) {
-		return over
+		if v.segment != nil {
+			c.ring.unpin(v.segment)
+		}
+		return slab{}, false
 	}
 	if v.segment == nil {
-		return s.rest(order)
+		return slab{}, false
 	}
-	whole := s.write(c, v)
-	switch {
-	case s.err != nil:
-		return over
-	case !whole && s.out.tls == nil:
-		return blocked
-	case whole && s.out.tls == nil && len(s.cursors) == 1 && c.packets == c.ring.head.Load():
-		return s.rest(order)
+	out := c.rendition.render(v)
+	if c.offset == unresolved {
+		c.offset = out.resolve(c.packets)
 	}
-	return more
+	return out, true
 }
 
-// choose returns the cursor to read, and before which arrival.
-func (s *subscriber) choose() (*cursor, uint64) {
-	if len(s.cursors) == 1 {
-		return s.cursors[0], everything
-	}
-	return s.earliest()
-}
-
-// earliest returns the cursor whose next batch arrived first, and when the
-// first one of the others did. What arrives from now on is left for later: it
-// may be seen in one ring and not yet in another.
-func (s *subscriber) earliest() (first *cursor, before uint64) {
-	least := s.arrivals.Load() + 1
-	before = least
-	for _, c := range s.cursors {
-		arrival, skipped := c.ring.next(c)
-		if skipped > 0 && !s.skip(skipped) {
-			return nil, 0
-		}
-		switch {
-		case arrival < least:
-			first, least, before = c, arrival, least
-		case arrival < before:
-			before = arrival
-		}
-	}
-	return first, before
-}
-
-// write offers the outlet a slab, and says whether it was taken whole.
-func (s *subscriber) write(c *cursor, v view) bool {
-	slab := c.rendition.render(v)
-	defer slab.unpin(c.ring)
+// write offers the outlet what the slab has behind the cursor, and says
+// whether it was taken whole.
+func (s *subscriber) write(c *cursor, slab slab) bool {
 	from, packets := c.offset, c.packets
-	if from == unresolved {
-		from = slab.resolve(packets)
-	}
 	n, err := s.out.offer(slab.data[from:])
 	if err != nil {
 		s.err = err
@@ -280,7 +170,7 @@ func (s *subscriber) write(c *cursor, v view) bool {
 	if t.end > at {
 		s.out.keep(slab.data[at:t.end])
 	}
-	c.ring.advance(c, v.segment, t.end, t.behind)
+	c.ring.advance(c, slab.view.segment, t.end, t.behind)
 	s.inflight.Add(t.behind - packets)
 	s.inflightBytes += uint64(t.end - from)
 	if s.out.tls == nil {
@@ -327,22 +217,9 @@ func (s *subscriber) skip(packets uint64) bool {
 	return true
 }
 
-// overrun is called when the ring has passed one of the cursors.
-func (s *subscriber) overrun() {
-	if s.terms.disconnect {
-		s.command(orderEvict, time.Time{})
-	}
-}
-
 // isWell says whether the analyst takes what it is given.
 func (s *subscriber) isWell(now time.Time) bool {
 	return !s.stalled.Load() || now.UnixNano()-s.progress.Load() < int64(20*time.Millisecond)
-}
-
-// expel ends a subscriber that holds a stream back and takes nothing.
-func (s *subscriber) expel(after time.Duration) {
-	s.log.Warn("analyst blocks a stream and reads nothing; disconnecting", "after", after)
-	s.command(orderEvict, time.Time{})
 }
 
 // adopt takes over the file header and cursors that have been added.
@@ -399,62 +276,4 @@ func (s *subscriber) allEnded() bool {
 		}
 	}
 	return ended
-}
-
-// command orders the subscriber to end.
-func (s *subscriber) command(order int32, by time.Time) {
-	s.mu.Lock()
-	if order > s.order.Load() {
-		s.order.Store(order)
-		s.by = by
-		if s.waiting {
-			s.hurry(time.Unix(1, 0))
-		}
-	}
-	s.mu.Unlock()
-	s.notify()
-}
-
-// hurry sets the outlet's write deadline; for holders of mu. While somebody
-// writes there must be none: it would end the connection.
-func (s *subscriber) hurry(by time.Time) {
-	if by.IsZero() && !s.hurried {
-		return
-	}
-	s.hurried = !by.IsZero()
-	if err := s.out.cork.SetWriteDeadline(by); err != nil {
-		s.log.Debug("set write deadline", "error", err) // closed: the wait ends by itself
-	}
-}
-
-// await waits until the socket takes bytes again, or for an order.
-func (s *subscriber) await() {
-	s.mu.Lock()
-	order := s.order.Load()
-	if order >= orderGone {
-		s.mu.Unlock()
-		return
-	}
-	s.waiting = true
-	s.hurry(s.by)
-	s.mu.Unlock()
-
-	s.stalled.Store(true)
-	err := s.out.cork.WaitWritable()
-	s.stalled.Store(false)
-
-	s.mu.Lock()
-	s.waiting = false
-	s.hurry(time.Time{})
-	expired := errors.Is(err, os.ErrDeadlineExceeded)
-	late := expired && s.order.Load() == order
-	s.mu.Unlock()
-	switch {
-	case late && order == orderFinish:
-		s.command(orderCut, time.Now().Add(time.Second))
-	case late:
-		s.command(orderGone, time.Time{})
-	case err != nil && !expired:
-		s.err = err
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -353,4 +354,59 @@ func TestOtherLinkTypesAreLeftOut(t *testing.T) {
 	cooked.packets("now")
 	r.want("both", "now")
 	w.eventually("the ledger", func() bool { return w.listenerStatus("p").balanced() })
+}
+
+func TestNineReadersLoseNothingBesideAStalledOne(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Stream.Memory = 16 << 20 }, plain("p"))
+	const readers = 9
+	for range readers {
+		conn := w.analyst(w.address("p")).conn
+		go io.Copy(io.Discard, struct{ io.Reader }{conn})
+	}
+	stalled := w.analyst(w.address("p"))
+	w.eventually("all", func() bool { return w.listenerStatus("p").Connections == readers+1 })
+	s := newSource(600, 64<<10, 1400) // 37 MiB
+	s.pace = 3 * time.Millisecond     // at 20 MiB/s
+	begin := time.Now()
+	w.converseFrom(s)
+	t.Logf("took %s for %s", time.Since(begin), 600*s.pace)
+	total := uint64(s.first)
+	w.eventually("the nine to have it all", func() bool {
+		done := 0
+		for _, c := range w.listenerStatus("p").Doors[0].Analysts {
+			if c.Remote != stalled.conn.LocalAddr().String() && c.Sent == total && c.Skipped == 0 {
+				done++
+			}
+		}
+		return done == readers
+	})
+	if c := w.reader(stalled); c.State != "stalled" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestManyQuietStreamsAreMerged(t *testing.T) {
+	w := newWorld(t, nil, plain("p"), plain("tls", func(l *ListenerConfig) { l.TLS = true }))
+	r, s := w.either("p", false), w.either("tls", true)
+	var agents []*agent
+	for i := range 20 {
+		agents = append(agents, w.agent(fmt.Sprintf("s/c%d", i)))
+	}
+	r.header()
+	s.header()
+	const rounds = 50
+	for range rounds {
+		for _, a := range agents {
+			a.packets("small")
+		}
+	}
+	agents[0].packets(strings.Repeat("large", 10000))
+	for _, a := range []*analyst{r, s} {
+		if got := a.read(20*rounds + 1); !slices.Contains(got, strings.Repeat("large", 10000)) {
+			t.Error("the large packet is missing")
+		}
+	}
+	w.eventually("the ledger", func() bool {
+		return w.listenerStatus("p").balanced() && w.listenerStatus("tls").balanced() && w.listenerStatus("tls").Sent == 20*rounds+1
+	})
 }
