@@ -19,6 +19,10 @@ import (
 // milliseconds for what people write, and hours for what they should not.
 const compileTimeout = 10 * time.Second
 
+// compiler translates a filter expression for the kernel's filter on an
+// interface.
+type compiler func(ctx context.Context, expression, ifname string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error)
+
 // Compile translates a filter expression for the kernel's filter on an
 // interface, by the real libpcap: through tcpdump, which must be installed. An
 // empty expression is no program. Bad ones are refused in libpcap's own words.
@@ -27,35 +31,30 @@ const compileTimeout = 10 * time.Second
 // VLAN tags beside the packet, and libpcap tests them there only if it is
 // asked for a real interface.
 func Compile(ctx context.Context, expression, ifname string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error) {
+	return compileKernel(ctx, expression, ifname, linkType, snaplen, compileLive)
+}
+
+// compileAnywhere compiles just to see whether it works, also without the
+// permission and the interface.
+func compileAnywhere(ctx context.Context, expression, ifname string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error) {
+	return compileKernel(ctx, expression, ifname, linkType, snaplen, compileOffline)
+}
+
+func compileKernel(ctx context.Context, expression, ifname string, linkType pcap.LinkType, snaplen uint32, compile compiler) ([]bpf.RawInstruction, error) {
 	if strings.TrimSpace(expression) == "" {
 		return nil, nil
 	}
 	if err := CheckExpression(expression); err != nil {
 		return nil, err
 	}
-	if linkType == pcap.LinkSLL2 {
-		program, err := tcpdumpProgram(ctx, expression, snaplen, "-y", "LINUX_SLL2")
-		if err != nil {
-			return nil, err
-		}
-		return program, cookProgram(program)
+	if linkType != pcap.LinkSLL2 {
+		return compile(ctx, expression, ifname, linkType, snaplen)
 	}
-	return compileLive(ctx, expression, ifname, linkType, snaplen)
-}
-
-// checkFilter compiles a filter for nothing but its errors.
-func checkFilter(ctx context.Context, expression string, linkType pcap.LinkType, snaplen uint32) error {
-	if strings.TrimSpace(expression) == "" {
-		return nil
+	program, err := compileOffline(ctx, expression, ifname, linkType, snaplen)
+	if err != nil {
+		return nil, err
 	}
-	if err := CheckExpression(expression); err != nil {
-		return err
-	}
-	program, err := compileOffline(ctx, expression, linkType, snaplen)
-	if err == nil && linkType == pcap.LinkSLL2 {
-		err = cookProgram(program)
-	}
-	return err
+	return program, cookProgram(program)
 }
 
 // compileLive asks for the interface itself, then, as it may be down or absent,
@@ -78,7 +77,7 @@ func compileLive(ctx context.Context, expression, ifname string, linkType pcap.L
 	if mentionsVLAN(expression) {
 		return nil, fmt.Errorf("filter speaks of vlan, for which tcpdump has to open an interface: %w", noInterface)
 	}
-	return compileOffline(ctx, expression, linkType, snaplen)
+	return compileOffline(ctx, expression, ifname, linkType, snaplen)
 }
 
 // CompileVM translates a filter expression for packets that were captured
@@ -92,7 +91,7 @@ func CompileVM(ctx context.Context, expression string, linkType pcap.LinkType, s
 	if err := CheckExpression(expression); err != nil {
 		return nil, err
 	}
-	program, err := compileOffline(ctx, expression, linkType, snaplen)
+	program, err := compileOffline(ctx, expression, "", linkType, snaplen)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +111,7 @@ func newMatcher(program []bpf.RawInstruction) (func(uint32, []byte) bool, error)
 }
 
 // compileOffline compiles without an interface, for packets of a link type.
-func compileOffline(ctx context.Context, expression string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error) {
+func compileOffline(ctx context.Context, expression, _ string, linkType pcap.LinkType, snaplen uint32) ([]bpf.RawInstruction, error) {
 	name, ok := dltNames[linkType]
 	if !ok {
 		return nil, fmt.Errorf("filter: libpcap has no filters for link type %v", linkType)

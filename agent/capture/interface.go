@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/net/bpf"
 
@@ -45,7 +46,7 @@ const (
 type Interface struct {
 	Name        string               // of the interface, or AnyInterface
 	Filter      string               // tcpdump's language; empty takes everything
-	Program     []bpf.RawInstruction // instead of Filter: as from ParseProgram
+	Program     []bpf.RawInstruction // instead of Filter: as from ParseProgram; for cooked packets, of tcpdump -ddd -y LINUX_SLL2
 	Snaplen     uint32               // bytes to take of each packet; 0 is pcap.MaxCaptured
 	Promiscuous bool                 // also take what is for other machines; AnyInterface cannot
 	Direction   Direction
@@ -73,10 +74,20 @@ func (i *Interface) Check(ctx context.Context) error {
 	default:
 		return fmt.Errorf("capture on %s: latency %q is neither normal nor low", i.Name, i.Latency)
 	}
-	if len(i.Program) > 0 {
-		return checkProgram(i.Program)
+	_, err = i.program(ctx, linkType, compileAnywhere)
+	return err
+}
+
+// program is the user's part of the kernel's filter, if need be by a compiler.
+func (i *Interface) program(ctx context.Context, linkType pcap.LinkType, compile compiler) ([]bpf.RawInstruction, error) {
+	if len(i.Program) == 0 {
+		return compile(ctx, i.Filter, i.Name, linkType, i.longest(linkType))
 	}
-	return checkFilter(ctx, i.Filter, linkType, i.longest(linkType))
+	program := slices.Clone(i.Program)
+	if err := checkProgram(program); err != nil || linkType != pcap.LinkSLL2 {
+		return program, err
+	}
+	return program, cookProgram(program)
 }
 
 // longest is the captured length to keep to. A cooked packet is never cut

@@ -47,7 +47,7 @@ func (i *Interface) open(ctx context.Context, l link) (*tap, error) {
 	if err := Permitted(); err != nil {
 		return nil, err // rather than what tcpdump says about it
 	}
-	program, err := i.program(ctx, l)
+	program, err := i.program(ctx, l.linkType, Compile)
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +63,6 @@ func (i *Interface) open(ctx context.Context, l link) (*tap, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-// program is the user's part of the filter.
-func (i *Interface) program(ctx context.Context, l link) ([]bpf.RawInstruction, error) {
-	if len(i.Program) > 0 {
-		return i.Program, checkProgram(i.Program)
-	}
-	return Compile(ctx, i.Filter, i.Name, l.linkType, i.longest(l.linkType))
 }
 
 // tap is a running capture of an interface. It belongs to the goroutine that

@@ -25,6 +25,7 @@ type packet struct {
 	at       time.Time
 	original int
 	data     []byte
+	lost     uint64 // before it
 }
 
 // recorder is a Sink that remembers, for tests.
@@ -41,7 +42,7 @@ type recorder struct {
 func (r *recorder) Packet(sec, nsec, original uint32, data []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.packets = append(r.packets, packet{time.Unix(int64(sec), int64(nsec)), int(original), bytes.Clone(data)})
+	r.packets = append(r.packets, packet{time.Unix(int64(sec), int64(nsec)), int(original), bytes.Clone(data), r.lost})
 	r.pending++
 }
 

@@ -67,7 +67,7 @@ func readPcap(t *testing.T, file string) (packets []packet) {
 		if at+int(captured) > len(b) {
 			break
 		}
-		packets = append(packets, packet{time.Unix(int64(sec), int64(nsec)), int(original), b[at : at+int(captured)]})
+		packets = append(packets, packet{at: time.Unix(int64(sec), int64(nsec)), original: int(original), data: b[at : at+int(captured)]})
 		at += int(captured)
 	}
 	return packets
