@@ -43,7 +43,7 @@ test: deps build ## every test, with the real tools
 
 .PHONY: race
 race: deps build ## the tests of our own code under the race detector
-	go test -race -short -count=1 -timeout 20m ./agent/... ./auth/... ./broker/... ./certs/... ./internal/...
+	go test -race -short -count=1 -timeout 20m ./agent/... ./auth ./broker ./certs ./internal/config ./internal/pcap ./internal/transport ./internal/wire
 
 FUZZTIME ?= 5s
 .PHONY: fuzz
