@@ -91,21 +91,15 @@ func TestRelayKilledAndRestarted(t *testing.T) {
 // there, once.
 func TestLinkCutForHalfAMinute(t *testing.T) {
 	poiptest.RunInNetns(t, func() {
-		link, err := poiptest.NewLossyLink(poiptest.LossyConfig{RTT: 20 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer link.Close()
+		link := newBranch(t)
 		w := newWorld(t, "over-tls", "over-quic")
-		toml := w.relayTOML("", listenerTOML{"each", "127.0.0.1:57100-57109", "each = true\n" + plainOldest})
-		toml = strings.Replace(toml, `tcp = "127.0.0.1:0"`, fmt.Sprintf("tcp = \"%s:57011\"", link.Far), 1)
-		toml = strings.Replace(toml, `quic = "127.0.0.1:0"`, fmt.Sprintf("quic = \"%s:57011\"", link.Far), 1)
-		r := w.startRelay(toml)
+		r := w.startRelay(link.relayTOML(w))
 		feeds := map[string]*feed{}
 		readers := map[string]*reader{}
 		for _, scheme := range []string{"tls", "quic"} {
 			sensor := "over-" + scheme
-			feeds[scheme] = w.startFeedAt(r, sensor, fmt.Sprintf("%s://%s:57011", scheme, link.DialFar))
+			link.Do(func() { feeds[scheme] = w.startFeedAt(sensor, fmt.Sprintf("%s://%s:57011", scheme, relaySide)) })
+			eventually(t, "the relay knows the stream", func() bool { return r.metric("poip_relay_stream_live", sensor) == 1 })
 			readers[scheme] = startReader(t, r.portOf("each", sensor+"/feed"))
 		}
 		everySecond := func(seconds int) {
@@ -117,22 +111,18 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 			}
 		}
 		everySecond(2)
-		link.SetDown(true)
+		link.cut()
 		everySecond(30)
-		for _, sensor := range []string{"over-tls", "over-quic"} {
-			if r.metric("poip_relay_stream_live", sensor) != 0 {
-				t.Errorf("the relay takes %s for alive after 30 s of silence", sensor)
-			}
-		}
 		for scheme, f := range feeds {
-			f.waitLog(func(l logLine) bool { return l["msg"] == "no uplink" })
-			_ = scheme
+			if r.metric("poip_relay_stream_live", "over-"+scheme) != 0 {
+				t.Errorf("%s: the relay takes a stream for alive after 30 s of silence", scheme)
+			}
+			f.waitMessage("no uplink")
 		}
-		link.SetDown(false)
+		link.mend()
 		everySecond(2)
 		for scheme, f := range feeds {
-			got := readers[scheme].until(func(n int) bool { return n == f.n })
-			inOrder(t, got)
+			inOrder(t, readers[scheme].until(func(n int) bool { return n == f.n }))
 			if lost := r.metric("poip_relay_lost_packets_total", "over-"+scheme); lost != 0 {
 				t.Errorf("%s: %v packets lost", scheme, lost)
 			}
@@ -148,43 +138,40 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 // everything there but that.
 func TestNoSnowball(t *testing.T) {
 	poiptest.RunInNetns(t, func() {
+		link := newBranch(t)
 		for _, scheme := range []string{"tls", "quic"} {
-			link, err := poiptest.NewLossyLink(poiptest.LossyConfig{RTT: 2 * time.Millisecond})
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := newWorld(t, "branch-7")
-			toml := w.relayTOML("", listenerTOML{"each", "127.0.0.1:57100-57109", "each = true\n" + plainOldest})
-			toml = strings.Replace(toml, `tcp = "127.0.0.1:0"`, fmt.Sprintf("tcp = \"%s:57011\"", link.Far), 1)
-			toml = strings.Replace(toml, `quic = "127.0.0.1:0"`, fmt.Sprintf("quic = \"%s:57011\"", link.Far), 1)
-			r := w.startRelay(toml)
-			relayURL := fmt.Sprintf("%s://%s:57011", scheme, link.DialFar)
-			agent := w.startAgent("branch-7", w.agentTOML("branch-7", relayURL,
-				fmt.Sprintf("name = \"uplink\"\ninterface = %q\n", link.NearDevice),
-				"name = \"feed\"\nstdin = true\n"))
-			live := func(stream string) func() bool {
-				return func() bool { return r.metric("poip_relay_stream_live", `stream="`+stream+`"`) == 1 }
-			}
-			eventually(t, "the uplink is captured", live("uplink"))
-			agent.stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, pcap.MaxCaptured, true))
-			for n := range 20000 {
-				agent.stdin.Write(numbered(n))
-			}
-			fed := func() bool { return r.metric("poip_relay_received_packets_total", `stream="feed"`) == 20000 }
-			eventually(t, "the feed has crossed the uplink", fed)
-			if n := r.metric("poip_relay_received_packets_total", `stream="uplink"`); n != 0 {
-				t.Errorf("%s: the agent captured %v packets of its own uplink", scheme, n)
-			}
-			if out, err := exec.Command("bash", "-c", fmt.Sprintf("echo x > /dev/udp/%s/9", link.DialFar)).CombinedOutput(); err != nil {
-				t.Fatalf("send a packet that is not the uplink's: %v %s", err, out)
-			}
-			other := func() bool { return r.metric("poip_relay_received_packets_total", `stream="uplink"`) >= 1 }
-			eventually(t, "another packet on the same interface is captured", other)
-			agent.stop()
-			r.stop()
-			link.Close()
+			t.Run(scheme, func(t *testing.T) { captureOwnUplink(t, link, scheme) })
 		}
 	})
+}
+
+func captureOwnUplink(t *testing.T, link *branch, scheme string) {
+	w := newWorld(t, "branch-7")
+	r := w.startRelay(link.relayTOML(w))
+	toml := w.agentTOML("branch-7", fmt.Sprintf("%s://%s:57011", scheme, relaySide),
+		"name = \"uplink\"\ninterface = \"wan1\"\nfilter = \"ip\"\n", "name = \"feed\"\nstdin = true\n")
+	var agent *process
+	link.Do(func() { agent = w.startAgent("branch-7", toml) })
+	captured := func() float64 { return r.metric("poip_relay_received_packets_total", `stream="uplink"`) }
+	eventually(t, "the uplink is captured", func() bool { return r.metric("poip_relay_stream_live", `stream="uplink"`) == 1 })
+
+	const all = 20000
+	agent.stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, pcap.MaxCaptured, true))
+	for n := range all {
+		agent.stdin.Write(numbered(n))
+	}
+	eventually(t, "the feed has crossed the uplink", func() bool { return r.metric("poip_relay_received_packets_total", `stream="feed"`) == all })
+	if n := captured(); n != 0 {
+		t.Errorf("the agent captured %v packets of its own uplink", n)
+	}
+	link.Do(func() {
+		if out, err := exec.Command("bash", "-c", "echo x > /dev/udp/"+relaySide+"/9").CombinedOutput(); err != nil {
+			t.Errorf("send a packet that is not the uplink's: %v %s", err, out)
+		}
+	})
+	eventually(t, "another packet on the same interface is captured", func() bool { return captured() > 0 })
+	agent.stop()
+	r.stop()
 }
 
 // TestStoppedAnalystHurtsNobody: one of ten readers is stopped; the nine others

@@ -21,17 +21,18 @@ type feed struct {
 // relay knows the link type when it returns.
 func (w *world) startFeed(r *relay, sensor, scheme string) *feed {
 	w.t.Helper()
-	return w.startFeedAt(r, sensor, r.intake(scheme))
-}
-
-// startFeedAt is startFeed with another way to the relay.
-func (w *world) startFeedAt(r *relay, sensor, relayURL string) *feed {
-	w.t.Helper()
 	begins := func(l logLine) bool { return l["msg"] == "stream begins" && l["sensor"] == sensor }
 	before := r.count(begins)
+	f := w.startFeedAt(sensor, r.intake(scheme))
+	eventually(w.t, "the relay knows the stream", func() bool { return r.count(begins) > before })
+	return f
+}
+
+// startFeedAt starts an agent with a way of its own to the relay.
+func (w *world) startFeedAt(sensor, relayURL string) *feed {
+	w.t.Helper()
 	f := &feed{process: w.startAgent(sensor, w.agentTOML(sensor, relayURL, "name = \"feed\"\nstdin = true\n"))}
 	f.write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, pcap.MaxCaptured, true))
-	eventually(w.t, "the relay knows the stream", func() bool { return r.count(begins) > before })
 	return f
 }
 
