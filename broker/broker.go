@@ -2,16 +2,19 @@
 // keeps the latest of each in memory and offers them to any number of
 // analysts as PCAP-over-IP.
 //
-// A packet's route: a session (intake.go) reads a batch from an agent straight
-// into the ring (ring.go) of its stream (stream.go), where it becomes visible
-// to cursors (cursor.go). The fanout (fanout.go) tells their subscribers
-// (subscriber.go), each of which is one analyst's connection; they render it
-// in the form that their listener (listener.go) wants, once for all of them
-// (rendition.go), and write it without ever waiting for a slow one (outlet.go).
+// A packet's route: a session (intake.go, its clock in pace.go) reads a batch
+// from an agent straight into the ring (ring.go) of its stream (stream.go),
+// where it becomes visible to cursors (cursor.go). The fanout (fanout.go) tells
+// their subscribers (subscriber.go), each of which is one analyst's connection.
+// They render it in the form that their listener (listener.go) wants, once for
+// all of them (rendition.go), and write it without ever waiting for a slow one
+// (outlet.go). Who may write is said in role.go, how a subscriber ends in
+// order.go, how it reads several streams in merge.go.
 //
-// The Broker (broker.go) knows who is there: it lets sessions and subscribers
-// in and introduces them to each other (register.go, doors.go). What it counts
-// can be read at admin.go and metrics.go; what it remembers is in state.go.
+// The Broker knows who is there: it lets sessions in (register.go), opens
+// doors (doors.go), lets subscribers in (admit.go, analyst.go) and introduces
+// them to each other. What it counts can be read at status.go, admin.go and
+// metrics.go; what it remembers across a restart is in state.go.
 package broker
 
 import (

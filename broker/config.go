@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"poip/internal/config"
 	"poip/internal/pcap"
@@ -187,14 +188,17 @@ func (c Config) checkRelay() []error {
 	if c.Intake.MaxStreamsPerSensor < 1 || c.Intake.MaxStreams < 1 {
 		bad("intake: max_streams_per_sensor and max_streams are at least 1")
 	}
-	if m := c.Stream.Memory; m < leastMemory || m > 1<<40 {
-		bad("key stream.memory: %s: want 2MiB to 1TiB", m)
+	if m := c.Stream.Memory; m < leastMemory || m > mostMemory {
+		bad("key stream.memory: %s: want 2MiB to %s", m, mostMemory)
 	}
 	return errs
 }
 
-// leastMemory holds the largest batch, and some segments beside it.
+// leastMemory holds the largest batch, and some segments beside it. The most
+// leaves room for a window, on machines of 32 bits too.
 const leastMemory = 2 << 20
+
+var mostMemory = config.Size(min(int64(math.MaxInt)/2+1, 1<<40))
 
 // check holds the keys that take one of few values against these.
 func (l ListenerConfig) check() []error {

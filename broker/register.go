@@ -283,8 +283,8 @@ func (b *Broker) recall() error {
 	}
 	for _, k := range m.Streams {
 		name, err := auth.ParseStreamName(k.Name)
-		if err != nil || b.streams[name] != nil {
-			return fmt.Errorf("recall streams from %s: %q: %w", stateFile, k.Name, errors.Join(errors.New("not a name, or there twice"), err))
+		if err != nil {
+			return fmt.Errorf("recall streams from %s: %w", stateFile, err)
 		}
 		b.setRing(b.newStream(name), k.LinkType)
 	}

@@ -75,10 +75,15 @@ func read(root *os.Root) (memory, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return memory{}, err
 	}
+	known := make(map[string]bool)
 	for _, k := range m.Streams {
 		if _, err := auth.ParseStreamName(k.Name); err != nil {
 			return memory{}, err
 		}
+		if known[k.Name] {
+			return memory{}, fmt.Errorf("stream %s is there twice", k.Name)
+		}
+		known[k.Name] = true
 	}
 	return m, nil
 }
