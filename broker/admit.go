@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// This file is who passes the doors, and whom they meet behind them.
+// This file is who passes the doors.
 
 // accept lets analysts in at one socket until that is closed.
 func (b *Broker) accept(k *socket) {
@@ -97,41 +97,6 @@ func (b *Broker) newSubscriber(l *listener, out *outlet) *subscriber {
 	}
 	s.role.Store(taken)
 	return s
-}
-
-// attach shows a subscriber the streams behind its door.
-func (b *Broker) attach(s *subscriber, d *door) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if d.closed || b.draining {
-		return false
-	}
-	s.slot = d.listener.takeSlot()
-	d.subscribers[s] = struct{}{}
-	d.listener.tally.connected.Add(1)
-	for _, st := range b.order {
-		if d.takes(st.name) {
-			b.introduce(d, s, st, s.terms.oldest)
-		}
-	}
-	return true
-}
-
-// introduceAll shows everybody behind a door a ring that is new.
-func (b *Broker) introduceAll(d *door, st *stream) {
-	for s := range d.subscribers {
-		b.introduce(d, s, st, true)
-		s.notify()
-	}
-}
-
-func (b *Broker) introduce(d *door, s *subscriber, st *stream, oldest bool) {
-	if s.meet(st.ring, oldest) || d.listener.noted[st.name] {
-		return
-	}
-	d.listener.noted[st.name] = true
-	d.listener.log.Warn("a stream is left out: its link type is not the listener's; give it a listener of its own",
-		"sensor", string(st.name.Sensor), "stream", string(st.name.Capture), "link_type", st.ring.link.String(), "listener_has", s.link.String())
 }
 
 func (b *Broker) detach(s *subscriber, d *door) {

@@ -13,7 +13,7 @@
 //
 // The Broker knows who is there: it lets sessions in (register.go), opens
 // doors (doors.go), lets subscribers in (admit.go, analyst.go) and introduces
-// them to each other. What it counts can be read at status.go, admin.go and
+// them to each other (introduce.go). What it counts can be read at status.go, admin.go and
 // metrics.go; what it remembers across a restart is in state.go.
 package broker
 
@@ -232,6 +232,11 @@ func (b *Broker) Run(ctx context.Context) error {
 	stopAdmin()
 	servers.Wait()
 	b.analysts.Wait()
+	b.mu.Lock()
+	for _, st := range b.order {
+		st.recent = st.ring.begun.Load()
+	}
+	b.mu.Unlock()
 	return errors.Join(err, b.save())
 }
 

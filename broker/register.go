@@ -197,16 +197,18 @@ func (b *Broker) forget(st *stream) {
 	b.closeDoors(st.name)
 }
 
-// ringFor returns the ring for a stream's packets, and whether it is new: when
-// the stream is, or has another link type than before. Everybody who waits for
-// it is introduced.
-func (b *Broker) ringFor(st *stream, link pcap.LinkType) (*ring, bool) {
+// ringFor returns the ring for a stream's packets, and whether what has to be
+// known after a restart has changed. The ring is new when the stream is, or has
+// another link type than before; everybody who waits for it is introduced.
+func (b *Broker) ringFor(st *stream, link pcap.LinkType) (r *ring, changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	changed := st.ring == nil || st.ring.link != link
-	if changed {
+	fresh := st.ring == nil || st.ring.link != link
+	if fresh {
 		b.setRing(st, link)
 	}
+	changed = fresh || !st.recent
+	st.recent = true
 	st.ring.begun.Store(true)
 	st.ring.over.Store(false)
 	return st.ring, changed
@@ -286,7 +288,9 @@ func (b *Broker) recall() error {
 		if err != nil {
 			return fmt.Errorf("recall streams from %s: %w", stateFile, err)
 		}
-		b.setRing(b.newStream(name), k.LinkType)
+		st := b.newStream(name)
+		st.recent = k.Recent
+		b.setRing(st, k.LinkType)
 	}
 	return nil
 }
@@ -298,7 +302,7 @@ func (b *Broker) save() error {
 		defer b.mu.Unlock()
 		m := memory{Ports: clonePorts(b.ports)}
 		for _, st := range b.order {
-			m.Streams = append(m.Streams, knownStream{Name: st.name.String(), LinkType: st.ring.link})
+			m.Streams = append(m.Streams, knownStream{Name: st.name.String(), LinkType: st.ring.link, Recent: st.recent})
 		}
 		return m
 	})

@@ -29,6 +29,7 @@ type memory struct {
 type knownStream struct {
 	Name     string        `json:"name"`
 	LinkType pcap.LinkType `json:"link_type"`
+	Recent   bool          `json:"recent"` // it was sent while the relay ran last
 }
 
 // A store keeps the memory in the data directory.

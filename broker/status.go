@@ -227,14 +227,13 @@ func (b *Broker) doorStatus(d *door, l *ListenerStatus) DoorStatus {
 // describeStreams says which link type a new connection would get, and which
 // streams would be left out.
 func (b *Broker) describeStreams(d *door, l *ListenerStatus, out *DoorStatus) {
-	var first *stream
+	lead := b.lead(d)
+	if lead == nil {
+		return
+	}
+	out.LinkType = lead.ring.link.String()
 	for _, st := range b.order {
-		switch {
-		case !d.takes(st.name):
-		case first == nil:
-			first = st
-			out.LinkType = st.ring.link.String()
-		case st.ring.link != first.ring.link:
+		if d.takes(st.name) && st.ring.link != lead.ring.link {
 			l.LeftOut = append(l.LeftOut, st.name.String())
 		}
 	}

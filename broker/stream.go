@@ -25,6 +25,7 @@ type stream struct {
 	// Guarded by Broker.mu.
 	ring    *ring
 	session *session // nil: no agent sends it now
+	recent  bool     // it was sent since the relay started, or in the run before
 
 	mu      sync.Mutex
 	epochs  []*epoch // the latest is the last one

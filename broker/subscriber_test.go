@@ -410,3 +410,27 @@ func TestManyQuietStreamsAreMerged(t *testing.T) {
 		return w.listenerStatus("p").balanced() && w.listenerStatus("tls").balanced() && w.listenerStatus("tls").Sent == 20*rounds+1
 	})
 }
+
+func TestAStreamThatIsGoneDoesNotDecideTheLinkType(t *testing.T) {
+	sll := func(h *wire.Hello) { h.LinkType = pcap.LinkSLL2 }
+	w := newWorld(t, nil, plain("p"))
+	offered := func(want pcap.LinkType) {
+		t.Helper()
+		if _, link := w.analyst(w.address("p")).header(); link != want {
+			t.Errorf("link type %s, want %s", link, want)
+		}
+	}
+	w.agent("s/any", sll).end(true)
+	w.agent("s/eth0")
+	offered(pcap.LinkSLL2) // it came first, and was here a moment ago
+	w.stop()
+
+	w = startWorld(t, w.cfg)
+	offered(pcap.LinkSLL2)
+	w.agent("s/eth0")
+	offered(pcap.LinkEthernet)
+	w.stop()
+
+	w = startWorld(t, w.cfg) // the last run has not seen it
+	offered(pcap.LinkEthernet)
+}
