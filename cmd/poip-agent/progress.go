@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -12,7 +13,10 @@ import (
 // A progress draws a bar for each file that is read, where standard error is
 // a terminal. The log goes through it, so that the two do not mix.
 type progress struct {
-	bars *mpb.Progress // nil: no terminal
+	bars   *mpb.Progress // nil: no terminal
+	stderr *os.File
+	redraw chan any // whoever sends has it all drawn anew
+	over   chan any // closed when nothing is drawn any more
 
 	mu  sync.Mutex
 	bar map[string]*mpb.Bar // by capture; guarded by mu
@@ -27,7 +31,10 @@ func newProgress(stderr io.Writer) *progress {
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		return &progress{}
 	}
-	return &progress{bars: mpb.New(mpb.WithOutput(f), mpb.WithWidth(40)), bar: map[string]*mpb.Bar{}}
+	p := &progress{stderr: f, redraw: make(chan any), over: make(chan any), bar: map[string]*mpb.Bar{}}
+	// Drawn when there is news, not by a clock: lines of the log wait for that.
+	p.bars = mpb.New(mpb.WithOutput(f), mpb.WithWidth(40), mpb.WithManualRefresh(p.redraw), mpb.WithShutdownNotifier(p.over))
+	return p
 }
 
 // log is where log lines go, in place of stderr.
@@ -35,7 +42,26 @@ func (p *progress) log(stderr io.Writer) io.Writer {
 	if p.bars == nil {
 		return stderr
 	}
-	return p.bars
+	return p
+}
+
+// Write puts lines of the log above the bars, or simply out when these are over.
+func (p *progress) Write(lines []byte) (int, error) {
+	n, err := p.bars.Write(lines)
+	if err != nil {
+		return p.stderr.Write(lines)
+	}
+	p.draw()
+	return n, nil
+}
+
+// draw has everything drawn that is new: the drawing has begun at the latest
+// when the next draw returns.
+func (p *progress) draw() {
+	select {
+	case p.redraw <- time.Now():
+	case <-p.over:
+	}
 }
 
 // show says how many bytes of a capture's file have been read.
@@ -50,9 +76,10 @@ func (p *progress) show(capture string, done, total int64) {
 		p.bar[capture] = bar
 	}
 	bar.SetCurrent(done)
+	p.draw()
 }
 
-// end leaves the bars as they are.
+// end leaves the bars as they are, and nothing unsaid.
 func (p *progress) end() {
 	if p.bars == nil {
 		return
@@ -62,5 +89,7 @@ func (p *progress) end() {
 		bar.Abort(false)
 	}
 	p.mu.Unlock()
+	p.draw()
+	p.draw()
 	p.bars.Wait()
 }
