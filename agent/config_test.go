@@ -8,6 +8,7 @@ import (
 
 	"poip/agent/capture"
 	"poip/internal/config"
+	"poip/internal/pcap"
 	"poip/internal/transport"
 )
 
@@ -127,7 +128,7 @@ func TestExampleConfigIsGood(t *testing.T) {
 
 func TestTryFindsWhatWouldFailLater(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.pcap")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	if err := os.WriteFile(file, pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -136,7 +137,16 @@ func TestTryFindsWhatWouldFailLater(t *testing.T) {
 	}{
 		{CaptureConfig{File: file}, ""},
 		{CaptureConfig{File: file, Filter: "tcp port 80"}, ""},
-		{CaptureConfig{File: file, Filter: "wlan type mgt"}, ""},
+		{CaptureConfig{File: file, Filter: "wlan type mgt"}, "802.11"},
+		{CaptureConfig{File: os.DevNull}, "not a regular file"},
+		{CaptureConfig{File: "config_test.go"}, "not a pcap or pcapng file"},
+		{CaptureConfig{Stdin: true, Filter: "wlan type mgt"}, ""},
+		{CaptureConfig{Stdin: true, Filter: "rulenum 10"}, ""},
+		{CaptureConfig{Stdin: true, Filter: "tcp port"}, "syntax error"},
+		{CaptureConfig{Command: []string{"no-such-program"}}, "executable file not found"},
+		{CaptureConfig{Interface: "any", Filter: "ether host 1:2:3:4:5:6"}, "ethernet addresses"},
+		{CaptureConfig{Interface: "not-there-yet", Filter: "vlan 5 and tcp"}, ""},
+		{CaptureConfig{Interface: "much-longer-than-names-are"}, "names have 1 to 15"},
 		{CaptureConfig{File: file, FilterProgram: "1\n6 0 0 262144"}, ""},
 		{CaptureConfig{File: file + "x"}, "no such file"},
 		{CaptureConfig{File: file, Filter: "tcp port"}, "syntax error"},

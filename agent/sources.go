@@ -3,7 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
+	"os/exec"
 
 	"golang.org/x/net/bpf"
 
@@ -82,30 +82,44 @@ func programMatcher(program []bpf.RawInstruction) (func(uint32, []byte) bool, er
 }
 
 // Try looks for what would fail only when the capture runs: whether its file
-// is there, and whether its filter compiles.
+// is there, its command can be found, and its filter compiles. It needs no
+// permission.
 func (c *CaptureConfig) Try(ctx context.Context) error {
-	if c.File != "" {
-		if _, err := os.Stat(c.File); err != nil {
-			return fmt.Errorf("file: %w", err)
-		}
-	}
-	if _, err := c.program(); err != nil {
+	program, err := c.program()
+	if err != nil {
 		return err
 	}
-	return c.tryFilter(ctx)
+	switch {
+	case c.Interface != "":
+		i := capture.Interface{Name: c.Interface, Filter: c.Filter, Program: program, Snaplen: uint32(c.Snaplen)}
+		return i.Check(ctx)
+	case c.File != "":
+		f := capture.File{Path: c.File, Take: capture.Take{Filter: c.matcher(program), Snaplen: uint32(c.Snaplen)}}
+		return f.Check(ctx)
+	case len(c.Command) > 0:
+		if _, err := exec.LookPath(c.Command[0]); err != nil {
+			return fmt.Errorf("command: %w", err)
+		}
+	}
+	return c.tryMatcher(ctx, program)
 }
 
-// tryFilter compiles the filter, for any of the link types that the capture
-// might have: what it will have is not known before it runs.
-func (c *CaptureConfig) tryFilter(ctx context.Context) error {
+// anyOf are link types that know, between them, the tests that libpcap has.
+var anyOf = []pcap.LinkType{
+	pcap.LinkEthernet, pcap.LinkRaw, pcap.LinkRadiotap, pcap.LinkSLL2,
+	117, 123, 140, // PFLOG, ATM, MTP2
+}
+
+// tryMatcher compiles the filter for any link type: which one the capture will
+// have is not known before it runs.
+func (c *CaptureConfig) tryMatcher(ctx context.Context, program []bpf.RawInstruction) error {
+	match := c.matcher(program)
+	if match == nil {
+		return nil
+	}
 	var refused error
-	for _, linkType := range []pcap.LinkType{pcap.LinkEthernet, pcap.LinkRaw, pcap.LinkRadiotap, pcap.LinkSLL2} {
-		var err error
-		if c.Interface != "" {
-			_, err = capture.Compile(ctx, c.Filter, c.Interface, linkType, uint32(c.Snaplen))
-		} else {
-			_, err = capture.CompileVM(ctx, c.Filter, linkType, uint32(c.Snaplen))
-		}
+	for _, linkType := range anyOf {
+		_, err := match(ctx, linkType, uint32(c.Snaplen))
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

@@ -45,6 +45,25 @@ func (f *File) Run(ctx context.Context, open func(Info) Sink) error {
 	return broken{fmt.Errorf("read file %s: %w", f.Path, err)}
 }
 
+// Check reports what would keep Run from delivering any packet: a file that is
+// not there or is no capture file, a filter that does not suit its packets.
+func (f *File) Check(ctx context.Context) error {
+	file, _, err := openRegular(f.Path)
+	if err != nil {
+		return fmt.Errorf("read file %s: %w", f.Path, err)
+	}
+	defer file.Close()
+	r, err := pcap.NewReader(cancelable{ctx, file})
+	if err != nil {
+		return fmt.Errorf("read file %s: %w", f.Path, err)
+	}
+	// With the first packet, the interface that it came from is known. That
+	// there is none, or a damaged one, is for Run to find.
+	_, _ = r.Next()
+	try := feed{take: f.Take, open: func(Info) Sink { return nil }}
+	return try.announce(ctx, r.Interfaces())
+}
+
 func (f *File) read(ctx context.Context, open func(Info) Sink) error {
 	file, size, err := openRegular(f.Path)
 	if err != nil {

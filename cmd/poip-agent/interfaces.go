@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,7 @@ func printTable(w io.Writer, all []capture.InterfaceState, permitted error) erro
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "INTERFACE\tLINK TYPE\tSTATE\tMTU")
 	for _, i := range all {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", i.Name, i.LinkType, state(i), mtu(i))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", plain(i.Name), i.LinkType, state(i), mtu(i))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -51,6 +52,15 @@ func printTable(w io.Writer, all []capture.InterfaceState, permitted error) erro
 	}
 	fmt.Fprintln(w, "\ncapturing is permitted")
 	return nil
+}
+
+// plain quotes a name that could do something to a terminal: whoever makes an
+// interface may put nearly any byte into it.
+func plain(name string) string {
+	if quoted := strconv.QuoteToASCII(name); quoted != `"`+name+`"` {
+		return quoted
+	}
+	return name
 }
 
 func state(i capture.InterfaceState) string {

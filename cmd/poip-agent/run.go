@@ -63,6 +63,10 @@ type settings struct {
 	relays []string
 	config agent.Config
 	one    agent.CaptureConfig
+
+	// What flags cannot write there by themselves.
+	memory      string
+	promiscuous bool
 }
 
 func (s *settings) flags(cmd *cobra.Command) {
@@ -70,6 +74,8 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.file, "config", "", "configuration `FILE`; instead of all that follow")
 	f.StringSliceVar(&s.relays, "relay", nil, "`URL` of the relay, tls://HOST:PORT or quic://HOST:PORT; several are tried in order")
+	f.StringVar(&s.memory, "memory", s.config.Memory.String(), "`SIZE` of what may wait while the relay does not acknowledge")
+	f.StringVar(&s.config.Congestion, "congestion", s.config.Congestion, "TCP congestion control by `NAME`, or auto")
 	f.StringVar(&s.config.RelayName, "relay-name", "", "`NAME` in the relay's certificate, where it is not the HOST")
 	f.StringVar(&s.config.Data, "data", "", "`DIR`ectory with sensor.pem, sensor.key and ca.pem")
 	f.StringVar(&s.one.Name, "name", "", "`NAME` of the stream (default: made from what is captured)")
@@ -78,12 +84,17 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.BoolVar(&s.one.Stdin, "stdin", false, "read pcap or pcapng from standard input")
 	f.StringArrayVar(&s.one.Command, "command", nil, "read pcap or pcapng from a `PROGRAM`; give the flag again for each argument")
 	f.StringVar(&s.one.Filter, "filter", "", "`EXPRESSION` in tcpdump's language")
+	f.StringVar(&s.one.FilterProgram, "filter-program", "", "`PROGRAM` that tcpdump -ddd has printed, instead of a filter")
 	f.IntVar(&s.one.Snaplen, "snaplen", 0, "longest captured length in `BYTES` (default 262144)")
 	f.StringVar((*string)(&s.one.Latency), "latency", "", "`normal` (milliseconds, cheap) or low (at once)")
+	f.BoolVar(&s.promiscuous, "promiscuous", true, "of an interface: see packets for other machines, too")
 	f.StringVar((*string)(&s.one.Direction), "direction", "", "packets that come `in` or go out (default both)")
 	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
-	for _, flag := range []string{"relay", "data", "interface", "file", "stdin", "command"} {
-		cmd.MarkFlagsMutuallyExclusive("config", flag)
+	for _, flag := range []string{
+		"relay", "relay-name", "data", "memory", "congestion", "name", "interface", "file", "stdin", "command",
+		"filter", "filter-program", "snaplen", "latency", "promiscuous", "direction", "pace",
+	} {
+		cmd.MarkFlagsMutuallyExclusive("config", flag) // rather than leave it out silently
 	}
 }
 
@@ -110,7 +121,14 @@ func (s *settings) load() (agent.Config, error) {
 	if cfg.Relay, err = agent.ParseRelays(s.relays...); err != nil {
 		return cfg, err
 	}
-	cfg.Captures = []agent.CaptureConfig{s.one}
+	if err := cfg.Memory.UnmarshalText([]byte(s.memory)); err != nil {
+		return cfg, fmt.Errorf("--memory: %w", err)
+	}
+	one := s.one
+	if !s.promiscuous {
+		one.Promiscuous = &s.promiscuous
+	}
+	cfg.Captures = []agent.CaptureConfig{one}
 	return cfg, cfg.Check()
 }
 
@@ -154,6 +172,12 @@ func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progr
 		return err
 	}
 	defer id.dialer.Close()
+	// What waits for its interface or its first packet would show its mistakes
+	// only then. A file shows them at once, and does not keep others from going.
+	waits := func(c agent.CaptureConfig) bool { return c.File == "" }
+	if err := checkCaptures(ctx, cfg, waits); err != nil {
+		return err
+	}
 	a := agent.New(cfg, id.sensor, cli.AgentVersion(), log)
 	a.Open, a.Stdin = id.dialer.Open, stdin
 	if progress.bars != nil {
@@ -182,7 +206,7 @@ network.`,
 			if err != nil {
 				return err
 			}
-			if err := checkCaptures(cmd.Context(), cfg); err != nil {
+			if err := checkCaptures(cmd.Context(), cfg, all); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "ok: sensor %s, %d captures\n", id.sensor, len(cfg.Captures))
@@ -193,10 +217,15 @@ network.`,
 	return cmd
 }
 
-// checkCaptures tries what would else fail only at run time.
-func checkCaptures(ctx context.Context, cfg agent.Config) error {
+func all(agent.CaptureConfig) bool { return true }
+
+// checkCaptures tries what would else fail only later.
+func checkCaptures(ctx context.Context, cfg agent.Config, which func(agent.CaptureConfig) bool) error {
 	var wrong []error
 	for _, c := range cfg.Captures {
+		if !which(c) {
+			continue
+		}
 		if err := c.Try(ctx); err != nil {
 			wrong = append(wrong, fmt.Errorf("capture %s: %w", c.Name, err))
 		}
