@@ -278,6 +278,25 @@ func TestCaptureThatBreaksOffBeginsANewEpoch(t *testing.T) {
 	})
 }
 
+// TestWhatACommandWritesDoesNotEndTheAgent: it may be another machine that
+// says so, and there are other captures.
+func TestWhatACommandWritesDoesNotEndTheAgent(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		ctx, stop := context.WithCancel(t.Context())
+		runs := 0
+		a := testAgent(t, relay, map[string]capture.Source{"eth0": sourceFunc(func(ctx context.Context, open func(capture.Info) capture.Sink) error {
+			packets(open(ethernet), runs, 1, 60)
+			if runs++; runs == 3 {
+				stop()
+			}
+			return fmt.Errorf("filter does not suit its second interface: %w", capture.ErrBroken)
+		})})
+		if err := a.Run(ctx); err != nil || runs != 3 {
+			t.Errorf("%d runs, then %v", runs, err)
+		}
+	})
+}
+
 func TestWhatWasNotAcknowledgedIsSentAgain(t *testing.T) {
 	for _, forget := range []bool{false, true} {
 		world(t, func(t *testing.T, relay *fakeRelay) {

@@ -65,13 +65,14 @@ func (c *capturing) run(ctx context.Context) error {
 	}
 }
 
-// hopeless says that trying anew would meet the same error: where the capture
-// says so, or has never begun because a filter is wrong, a permission or a
-// program is missing. (An interface that is not there is waited for, without
-// an error.)
+// hopeless says that trying anew would meet the same error: the capture has
+// never begun, because a filter is wrong, a permission or a program is missing.
+// One that has begun may do so again; what a command writes must not stop the
+// agent's other captures. (An interface that is not there is waited for,
+// without an error.)
 func (c *capturing) hopeless(err error) bool {
 	never := len(c.streams) == 0
-	return errors.Is(err, capture.ErrBroken) || never && (c.config.Interface != "" ||
+	return never && (c.config.Interface != "" || errors.Is(err, capture.ErrBroken) ||
 		errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"regexp"
 	"sync"
 	"time"
 
@@ -22,14 +23,20 @@ type uplink struct {
 	log       *slog.Logger
 
 	// Owned by run.
-	backoff  backoff
-	lastSaid string    // of failures
-	saidAt   time.Time // so that the same is not said more than once a minute
-	lost     [causes]uint64
-	lostAt   time.Time // likewise of losses
+	backoff backoff
+	said    map[string]complaint // the last one about each endpoint
+	lost    [causes]uint64
+	lostAt  time.Time // when losses were last told
 
 	mu   sync.Mutex
 	link link
+}
+
+// A complaint is remembered so that the same is not said more than once a
+// minute.
+type complaint struct {
+	text string
+	at   time.Time
 }
 
 // link is what an uplink shows of itself, guarded by its mu.
@@ -44,6 +51,7 @@ func newUplink(q *queue, stopping <-chan struct{}, log *slog.Logger) *uplink {
 	return &uplink{
 		queue: q, stopping: stopping, log: log,
 		backoff: backoff{least: leastDelay, most: mostDelay},
+		said:    map[string]complaint{},
 		link:    link{state: StateIdle},
 	}
 }
@@ -131,7 +139,7 @@ func (u *uplink) attempt(ctx context.Context, ep transport.Endpoint) (healthy bo
 }
 
 func (u *uplink) connected(ep transport.Endpoint) {
-	u.lastSaid = ""
+	clear(u.said)
 	u.show(func(l *link) {
 		l.state, l.relay, l.trouble = StateConnected, ep.String(), ""
 		l.sessions++
@@ -155,6 +163,10 @@ func (u *uplink) tellLosses() {
 	log.Warn("packets were lost")
 }
 
+// localPort is what makes each connection's error another text, as in "read tcp
+// 192.0.2.7:40213->192.0.2.1:57011: connection reset by peer".
+var localPort = regexp.MustCompile(`:[0-9]+->`)
+
 // complain logs a failure, the same one once a minute at most.
 func (u *uplink) complain(ep transport.Endpoint, err error, pausing bool, pause time.Duration) {
 	u.tellLosses()
@@ -164,11 +176,11 @@ func (u *uplink) complain(ep transport.Endpoint, err error, pausing bool, pause 
 			l.state = StateRefused
 		}
 	})
-	said := ep.String() + err.Error()
-	if said == u.lastSaid && time.Since(u.saidAt) < time.Minute {
+	said := complaint{localPort.ReplaceAllString(err.Error(), "->"), time.Now()}
+	if last := u.said[ep.String()]; said.text == last.text && said.at.Sub(last.at) < time.Minute {
 		return
 	}
-	u.lastSaid, u.saidAt = said, time.Now()
+	u.said[ep.String()] = said
 	log := u.log.With("relay", ep.String(), "error", err)
 	if pausing {
 		log = log.With("retry_in", pause.Round(time.Millisecond).String())

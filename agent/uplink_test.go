@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -339,6 +340,26 @@ func TestSameTroubleIsSaidOnceAMinute(t *testing.T) {
 		}
 		if l := u.link; l.state != StateWaiting || l.trouble != "no route" {
 			t.Errorf("link %+v", l)
+		}
+	})
+}
+
+// TestTroubleOfSeveralEndpointsIsSaidOnceAMinute: also where each connection
+// makes another text of it.
+func TestTroubleOfSeveralEndpointsIsSaidOnceAMinute(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		var dials int
+		relay.Down = func(transport.Endpoint) error {
+			dials++
+			return fmt.Errorf("read tcp 192.0.2.7:%d->192.0.2.1:57011: reset", 40000+dials)
+		}
+		u, _, said := soleStream(t, relay)
+		u.endpoints, _ = ParseRelays("tls://one", "quic://two")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		u.run(ctx)
+		if n := strings.Count(said.String(), "reset"); n < 16 || n > 22 {
+			t.Errorf("said %d times in ten minutes, of %d dials", n, dials)
 		}
 	})
 }
