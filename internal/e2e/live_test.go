@@ -134,7 +134,10 @@ func demonstrate(t *testing.T, source string) {
 		line = strings.TrimSpace(line)
 		switch word, _, _ := strings.Cut(line, " "); word {
 		case "tshark", "nc", "ncat":
-			line += " -c 3"
+			if line += " -c 3"; !poiptest.RealRoot() {
+				// In a user namespace tcpdump cannot become the user that it wants to be.
+				line = strings.Replace(line, "tcpdump -l -n", "tshark -l -n", 1)
+			}
 		case "curl":
 			line += " -sSf"
 		default:
