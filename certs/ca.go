@@ -5,8 +5,8 @@
 // and nothing else: the relay's, by which agents and analysts know it, and
 // one for each sensor, which carries the sensor's name in its URI SAN. Init
 // makes the authority, IssueSensor a sensor's folder; both are plain PEM
-// files. A Keypair is a certificate with its key in use, which can be loaded
-// anew while connections go on.
+// files. A Keypair is a certificate with its key in use; Following lets what
+// was loaded anew be used while connections go on.
 package certs
 
 import (

@@ -5,16 +5,11 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
 )
 
-// Keypair is a certificate and its key, in use. It can be loaded anew while
-// others use it.
-type Keypair struct {
-	certFile, keyFile string // set once
-	current           atomic.Pointer[tls.Certificate]
-}
+// Keypair is a certificate and its key.
+type Keypair struct{ pair *tls.Certificate }
 
 // LoadKeypair reads a certificate and its key from PEM files. A key that
 // others than its owner can read is refused.
@@ -23,30 +18,17 @@ func LoadKeypair(certFile, keyFile string) (*Keypair, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Keypair{certFile: certFile, keyFile: keyFile}
-	k.current.Store(pair)
-	return k, nil
+	return &Keypair{pair}, nil
 }
 
-// Reload reads the files again. When they are bad, or the certificate is not
-// valid now, the old one stays.
-func (k *Keypair) Reload() error {
-	pair, err := loadPair(k.certFile, k.keyFile)
-	if err != nil {
-		return err
-	}
-	if err := checkTime(pair.Leaf, time.Now()); err != nil {
-		return fmt.Errorf("load %s: %w", k.certFile, err)
-	}
-	k.current.Store(pair)
-	return nil
-}
+// Certificate is the pair, with its Leaf.
+func (k *Keypair) Certificate() *tls.Certificate { return k.pair }
 
-// Certificate is the pair in use, with its Leaf.
-func (k *Keypair) Certificate() *tls.Certificate { return k.current.Load() }
+// NotAfter is when the certificate expires.
+func (k *Keypair) NotAfter() time.Time { return k.pair.Leaf.NotAfter }
 
-// NotAfter is when the certificate in use expires.
-func (k *Keypair) NotAfter() time.Time { return k.Certificate().Leaf.NotAfter }
+// Valid says why the certificate is of no use now.
+func (k *Keypair) Valid() error { return checkTime(k.pair.Leaf, time.Now()) }
 
 func (k *Keypair) forServer(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return k.Certificate(), nil

@@ -74,6 +74,15 @@ func AgentTLS(sensor *Keypair, relays *x509.CertPool, name string) *tls.Config {
 	}
 }
 
+// Following makes a server's configuration that asks current at every
+// handshake, so that what was loaded anew holds for whoever connects, or
+// resumes a session, from then on.
+func Following(current func() *tls.Config) *tls.Config {
+	cfg := current()
+	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return current(), nil }
+	return cfg
+}
+
 func verifySensor(state tls.ConnectionState) error {
 	if state.NegotiatedProtocol != alpn {
 		return fmt.Errorf("client does not ask for protocol %s", alpn)

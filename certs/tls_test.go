@@ -14,11 +14,25 @@ import (
 	"poip/internal/poiptest"
 )
 
-// handshake runs both ends over a pipe, and a byte each way after it: what
-// TLS 1.3 servers think of a client shows only then.
+// socketPair is both ends of a connection that buffers: a server that resumes
+// a session writes at the same time as its client.
+func socketPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	b, err = net.Dial("tcp", ln.Addr().String())
+	must(t, err)
+	a, err = ln.Accept()
+	must(t, err)
+	return a, b
+}
+
+// handshake runs both ends, and a byte after it: what TLS 1.3 servers think
+// of a client shows only then.
 func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
-	a, b := net.Pipe()
+	a, b := socketPair(t)
 	defer a.Close()
 	defer b.Close()
 	deadline := time.Now().Add(10 * time.Second)
@@ -201,19 +215,29 @@ func TestAnalystsShowCertificatesWhereAsked(t *testing.T) {
 	}
 }
 
-func TestReloadedCertificateIsServed(t *testing.T) {
+func TestFollowingServesWhatIsLoadedNow(t *testing.T) {
 	ca, next := poiptest.NewCA(t), poiptest.NewCA(t)
-	server := ca.AnalystTLS()
-	served := func() []byte {
-		state, err := handshake(t, server, &tls.Config{InsecureSkipVerify: true})
+	current := ca
+	server := certs.Following(func() *tls.Config { return current.IntakeTLS() })
+	// Sessions are resumed where the server lets them.
+	old := withCert(ca.AgentTLS("branch-7"), ca.Forge(poiptest.NewKey(t), func(*x509.Certificate) {}))
+	old.ClientSessionCache, old.InsecureSkipVerify = tls.NewLRUClientSessionCache(1), true
+	fresh := next.AgentTLS("branch-7")
+	fresh.InsecureSkipVerify = true // it is about what the server thinks
+
+	for _, resumed := range []bool{false, true} {
+		state, err := handshake(t, server, old)
 		must(t, err)
-		return state.PeerCertificates[0].Raw
+		if state.DidResume != resumed {
+			t.Errorf("resumed: %t, want %t", state.DidResume, resumed)
+		}
 	}
-	before := served()
-	copyFile(t, next.Dir, ca.Dir, certs.RelayCert)
-	copyFile(t, next.Dir, ca.Dir, certs.RelayKey)
-	must(t, ca.Relay.Reload())
-	if after := served(); string(after) == string(before) {
-		t.Error("the old certificate is still served")
-	}
+	_, err := handshake(t, server, fresh)
+	wants(t, err, "unknown authority")
+
+	current = next
+	_, err = handshake(t, server, fresh)
+	must(t, err)
+	_, err = handshake(t, server, old) // with its ticket
+	wants(t, err, "unknown authority")
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -82,40 +83,59 @@ func loadTrust(data string) (trust, error) {
 	return trust{keypair, authorities}, err
 }
 
-// options hands the broker its decisions about trust.
-func (t trust) options(log *slog.Logger) broker.Options {
+// valid says why the relay's certificate could not replace one that is.
+func (t trust) valid() error {
+	if err := t.keypair.Valid(); err != nil {
+		return fmt.Errorf("load %s: %w", certs.RelayCert, err)
+	}
+	return nil
+}
+
+// intakeTLS is for agents.
+func (t trust) intakeTLS() *tls.Config { return certs.IntakeTLS(t.keypair, t.authorities) }
+
+// analystTLS is for listeners, by their key client_auth.
+func (t trust) analystTLS(clientAuth string) *tls.Config {
+	if clientAuth == "cert" {
+		return certs.AnalystTLS(t.keypair, t.authorities)
+	}
+	return certs.AnalystTLS(t.keypair, nil)
+}
+
+// options hands the broker its decisions about trust, each of which is made
+// anew by what is in trusted at the time.
+func options(trusted *atomic.Pointer[trust], log *slog.Logger) broker.Options {
 	return broker.Options{
 		Log:       log,
-		IntakeTLS: certs.IntakeTLS(t.keypair, t.authorities),
+		IntakeTLS: certs.Following(func() *tls.Config { return trusted.Load().intakeTLS() }),
 		AnalystTLS: func(clientAuth string) (*tls.Config, error) {
-			if clientAuth == "cert" {
-				return certs.AnalystTLS(t.keypair, t.authorities), nil
-			}
-			return certs.AnalystTLS(t.keypair, nil), nil
+			return certs.Following(func() *tls.Config { return trusted.Load().analystTLS(clientAuth) }), nil
 		},
 	}
 }
 
 // serve runs a relay until ctx ends.
 func serve(ctx context.Context, path string, log *slog.Logger) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // first of all: without this it kills
+	defer signal.Stop(hup)
 	cfg, err := loadConfig(path)
 	if err != nil {
 		return err
 	}
-	trust, err := loadTrust(cfg.Data)
+	loaded, err := loadTrust(cfg.Data)
 	if err != nil {
 		return err
 	}
-	for _, w := range warnings(cfg, trust) {
+	var trusted atomic.Pointer[trust]
+	trusted.Store(&loaded)
+	for _, w := range warnings(cfg, loaded) {
 		log.Warn(w)
 	}
-	b, err := broker.New(cfg, trust.options(log))
+	b, err := broker.New(cfg, options(&trusted, log))
 	if err != nil {
 		return err
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	reloads, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -125,7 +145,7 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 			case <-reloads.Done():
 				return
 			case <-hup:
-				reload(path, b, trust, log)
+				reload(path, b, &trusted, log)
 			}
 		}
 	}()
@@ -135,24 +155,26 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	return err
 }
 
-// reload puts a changed configuration and certificate in force, or says what
+// reload puts a changed configuration and certificates in force, or says what
 // is wrong and leaves everything as it is.
-func reload(path string, b *broker.Broker, trust trust, log *slog.Logger) {
+func reload(path string, b *broker.Broker, trusted *atomic.Pointer[trust], log *slog.Logger) {
 	cfg, err := loadConfig(path)
+	var fresh trust
 	if err == nil {
-		_, err = loadTrust(cfg.Data) // all is read before anything changes
+		fresh, err = loadTrust(cfg.Data)
 	}
 	if err == nil {
-		err = b.Reload(cfg)
+		err = fresh.valid()
 	}
 	if err == nil {
-		err = trust.keypair.Reload()
+		err = b.Reload(cfg) // the last that can fail
 	}
 	if err != nil {
 		log.Error("reload failed; what was in force stays", "config", path, "error", err)
 		return
 	}
-	for _, w := range warnings(cfg, trust) {
+	trusted.Store(&fresh)
+	for _, w := range warnings(cfg, fresh) {
 		log.Warn(w)
 	}
 }
@@ -162,6 +184,9 @@ const expirySoon = 30 * 24 * time.Hour
 
 func warnings(cfg broker.Config, trust trust) []string {
 	out := cfg.Warnings()
+	if err := trust.valid(); err != nil {
+		return append(out, fmt.Sprintf("%s; agents and analysts will refuse the relay", err))
+	}
 	if end := trust.keypair.NotAfter(); time.Until(end) < expirySoon {
 		out = append(out, fmt.Sprintf("the relay's certificate expires at %s: make a new one in time", end.UTC().Format(time.RFC3339)))
 	}
