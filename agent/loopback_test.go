@@ -22,8 +22,9 @@ func (c flushed) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// loopback serves a fake relay over TLS and QUIC, and lets an agent dial it.
-func loopback(t *testing.T, relay *fakeRelay) (endpoints map[string]transport.Endpoint, dialer *transport.Dialer) {
+// loopback serves a fake relay over TLS and QUIC, and lets an agent dial it. What
+// the relay has is to be looked at after stop.
+func loopback(t *testing.T, relay *fakeRelay) (endpoints map[string]transport.Endpoint, dialer *transport.Dialer, stop func()) {
 	ca := poiptest.NewCA(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -39,15 +40,16 @@ func loopback(t *testing.T, relay *fakeRelay) (endpoints map[string]transport.En
 	serving.Go(func() { transport.ServeTLS(ctx, ln, ca.IntakeTLS(), transport.ServeOptions{}, handle) })
 	serving.Go(func() { transport.ServeQUIC(ctx, pc, ca.IntakeTLS(), transport.ServeOptions{}, handle) })
 	dialer = &transport.Dialer{TLS: ca.AgentTLS("s")}
-	t.Cleanup(func() {
+	stop = func() {
 		dialer.Close()
 		cancel()
 		serving.Wait()
-	})
+	}
+	t.Cleanup(stop)
 	return map[string]transport.Endpoint{
 		"tls":  {Scheme: "tls", Host: "127.0.0.1", Port: uint16(ln.Addr().(*net.TCPAddr).Port)},
 		"quic": {Scheme: "quic", Host: "127.0.0.1", Port: uint16(pc.LocalAddr().(*net.UDPAddr).Port)},
-	}, dialer
+	}, dialer, stop
 }
 
 func TestOverTLSAndQUIC(t *testing.T) {
@@ -55,7 +57,7 @@ func TestOverTLSAndQUIC(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			relay := newFakeRelay(t)
 			relay.CutAt, relay.Cuts = 20, 3
-			endpoints, dialer := loopback(t, relay)
+			endpoints, dialer, stop := loopback(t, relay)
 			a := testAgent(t, relay, map[string]capture.Source{
 				"file.a": file(3000, 1400), "file.b": file(100, 60000), "file.c": file(0, 0),
 			})
@@ -64,7 +66,7 @@ func TestOverTLSAndQUIC(t *testing.T) {
 			if err := a.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			dialer.Close()
+			stop()
 			for name, count := range map[string]int{"s/file.a": 3000, "s/file.b": 100, "s/file.c": 0} {
 				s := relay.stream(name)
 				if len(s.epochs) != 1 || len(s.epochs[0].ends) != 1 {
