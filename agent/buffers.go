@@ -20,14 +20,16 @@ var bufferSizes = [...]int{512, 2 << 10, 8 << 10, 32 << 10, batchSize, 72 << 10,
 
 const largestFrame = wire.BatchPrefixLen + pcap.MaxRecordLen
 
-// maxFree bounds the bytes of buffers that are kept for the next frames.
+// maxFree bounds the bytes of buffers that are kept for the next frames. Each of
+// several streams of a capture keeps a part only.
 const maxFree = 4 << 20
 
 // buffers hands out frames' buffers and takes them back. It belongs to a queue
 // and is guarded by its mu.
 type buffers struct {
-	free  [len(bufferSizes)][][]byte
-	bytes int // in free
+	memory *memory
+	free   [len(bufferSizes)][][]byte
+	bytes  int // in free
 }
 
 // get returns an empty buffer that holds at least n bytes.
@@ -46,7 +48,7 @@ func (b *buffers) get(n int) []byte {
 
 // put takes a buffer back.
 func (b *buffers) put(buf []byte) {
-	if b.bytes+cap(buf) > maxFree {
+	if int64(b.bytes+cap(buf)) > maxFree/b.memory.streams.Load() {
 		return
 	}
 	class := classOf(cap(buf))
@@ -66,9 +68,10 @@ func classOf(n int) int {
 
 // memory is what the streams of one capture may hold together, in bytes.
 type memory struct {
-	limit int64
-	used  atomic.Int64
-	freed chan struct{} // one waits at most: whoever runs the capture's Source
+	limit   int64
+	used    atomic.Int64
+	streams atomic.Int64
+	freed   chan struct{} // one waits at most: whoever runs the capture's Source
 }
 
 func newMemory(limit int64) *memory {
@@ -80,6 +83,16 @@ func newMemory(limit int64) *memory {
 func (m *memory) full(n int64) bool {
 	used := m.used.Load()
 	return used > 0 && used+n > m.limit
+}
+
+// share is what each of several streams may hold even if the others take all
+// the rest, so that one which no relay wants does not cost the others theirs.
+// (It may have them exceed the limit by half, until it drops what is too much.)
+func (m *memory) share() int64 {
+	if n := m.streams.Load(); n > 1 {
+		return m.limit / 2 / n
+	}
+	return 0
 }
 
 func (m *memory) add(n int64) { m.used.Add(n) }

@@ -38,7 +38,8 @@ type queue struct {
 }
 
 func newQueue(m *memory, block bool) *queue {
-	return &queue{memory: m, block: block, wake: make(chan struct{}, 1)}
+	m.streams.Add(1)
+	return &queue{memory: m, block: block, buffers: buffers{memory: m}, wake: make(chan struct{}, 1)}
 }
 
 func (q *queue) signal() {
@@ -158,6 +159,8 @@ func (q *queue) admit(size int64, stop <-chan struct{}) bool {
 			if stopped := q.awaitMemory(stop); stopped {
 				return true
 			}
+		} else if q.size+size <= q.memory.share() {
+			return true
 		} else if !q.drop() {
 			return false
 		}

@@ -549,3 +549,49 @@ func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
 		t.Errorf("the newest that is kept is %+v", newest)
 	}
 }
+
+// TestAStreamKeepsItsShareOfTheMemory while another one, which no relay takes,
+// fills all of it.
+func TestAStreamKeepsItsShareOfTheMemory(t *testing.T) {
+	m := newMemory(16 * (batchSize + itemOverhead))
+	stuck, healthy := newQueue(m, false), newQueue(m, false)
+	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
+	fill := func(sink *batcher, n int) {
+		for range n {
+			sink.Packet(1, 0, uint32(len(data)), data)
+			sink.Flush()
+		}
+	}
+	stuckSink := newBatcher(stuck, stuck.begin(wire.Hello{}), nil)
+	fill(stuckSink, 100)
+	ep := healthy.begin(wire.Hello{})
+	sink := newBatcher(healthy, ep, nil)
+	fill(sink, 4)
+	if n := ep.ledger.allLost(); n != 0 {
+		t.Errorf("%d of 4 packets are lost", n)
+	}
+	fill(sink, 1)
+	if n := ep.ledger.allLost(); n != 1 {
+		t.Errorf("%d are lost, want 1: there is no more than a share", n)
+	}
+	fill(stuckSink, 1)
+	if used := m.used.Load(); used > m.limit {
+		t.Errorf("%d bytes are used of %d", used, m.limit)
+	}
+}
+
+// TestStreamsShareWhatTheyKeepForTheNextFrames: a file may have hundreds.
+func TestStreamsShareWhatTheyKeepForTheNextFrames(t *testing.T) {
+	m := newMemory(64 << 20)
+	kept := 0
+	for range maxStreams {
+		q := newQueue(m, false)
+		for range 100 {
+			q.buffers.put(make([]byte, 0, batchSize))
+		}
+		kept += q.buffers.bytes
+	}
+	if kept > 8*maxFree {
+		t.Errorf("%d bytes are kept", kept)
+	}
+}
