@@ -27,6 +27,7 @@ type source struct {
 	count   int
 	first   wire.PacketNumber
 	pace    time.Duration // between batches; 0: none
+	gate    func()        // waits before every 32nd batch; may be nil
 	due     time.Time
 	waiting func()
 }
@@ -53,6 +54,10 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 		if s.pace > 0 {
 			s.wait()
+		}
+		if s.gate != nil && s.left%32 == 0 {
+			s.waiting()
+			s.gate()
 		}
 		s.left--
 		wire.SealBatch(s.frame, wire.BatchHeader{First: s.first, Count: uint32(s.count)})

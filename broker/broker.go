@@ -79,15 +79,12 @@ func (o Options) withDefaults() Options {
 // A Broker is a relay at work.
 type Broker struct {
 	// Set once by New.
-	opts       Options
-	log        *slog.Logger
-	store      store
-	tcp        net.Listener   // nil: off
-	quic       net.PacketConn // nil: off
-	admin      net.Listener   // nil: off
-	started    time.Time
-	forgetting time.Duration // after which a stream that is offline may make room
-	blocking   time.Duration // for which a blocking reader may take nothing
+	opts  Options
+	log   *slog.Logger
+	store store
+	tcp   net.Listener   // nil: off
+	quic  net.PacketConn // nil: off
+	admin net.Listener   // nil: off
 
 	arrivals   atomic.Uint64 // batches, of all rings
 	complaints complaints
@@ -99,16 +96,18 @@ type Broker struct {
 	sessions   sync.WaitGroup // those that still take something
 	analysts   sync.WaitGroup // goroutines of sockets and connections
 
-	mu        sync.Mutex // guards what follows, and what says so elsewhere
-	config    Config
-	streams   map[auth.StreamName]*stream
-	order     []*stream // those that have a ring, in the order in which they came
-	listeners []*listener
-	sockets   map[string]*socket // by door.key
-	tallies   map[string]*tally  // by listener
-	ports     map[string]map[string]uint16
-	running   bool
-	draining  bool
+	mu         sync.Mutex // guards what follows, and what says so elsewhere
+	config     Config
+	streams    map[auth.StreamName]*stream
+	order      []*stream // those that have a ring, in the order in which they came
+	listeners  []*listener
+	sockets    map[string]*socket           // by door.key
+	tallies    map[string]*tally            // by listener
+	ports      map[string]map[string]uint16 // by listener and stream
+	forgetting time.Duration                // after which a stream that is offline may make room
+	blocking   time.Duration                // for which a blocking reader may take nothing
+	running    bool
+	draining   bool
 }
 
 // New checks the configuration, recalls what is known and binds every socket.
@@ -123,7 +122,6 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		opts:       opts,
 		log:        opts.Log,
 		store:      store{dir: cfg.Data},
-		started:    time.Now(),
 		forgetting: 10 * time.Minute,
 		blocking:   30 * time.Second,
 		config:     cfg,

@@ -138,6 +138,14 @@ func (c Config) compile() ([]plan, error) {
 	errs := c.checkRelay()
 	names := make(map[string]bool)
 	var plans []plan
+	own := c.ownDoors()
+	for i, q := range own {
+		for _, other := range own[:i] {
+			if q.collides(other) {
+				errs = append(errs, fmt.Errorf("key %s: %s is taken by %s; choose another port", q.config.Name, q.config.Listen, other.config.Name))
+			}
+		}
+	}
 	for i, l := range c.Listeners {
 		p, err := l.compile()
 		if err != nil {
@@ -153,9 +161,26 @@ func (c Config) compile() ([]plan, error) {
 				errs = append(errs, fmt.Errorf("listener %q: %s is taken by listener %q; choose another port", l.Name, l.Listen, other.config.Name))
 			}
 		}
+		for _, other := range own {
+			if p.collides(other) {
+				errs = append(errs, fmt.Errorf("listener %q: %s is taken by %s; choose another port", l.Name, l.Listen, other.config.Name))
+			}
+		}
 		plans = append(plans, p)
 	}
 	return plans, errors.Join(errs...)
+}
+
+// ownDoors are the relay's own TCP ports, as far as they can be read.
+func (c Config) ownDoors() (out []plan) {
+	for _, l := range []ListenerConfig{{Name: "intake.tcp", Listen: c.Intake.TCP}, {Name: "admin.listen", Listen: c.Admin.Listen}} {
+		p := plan{config: l}
+		var err error
+		if p.host, p.low, p.high, err = parseListen(l.Listen); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (c Config) checkRelay() []error {
@@ -171,13 +196,17 @@ func (c Config) checkRelay() []error {
 		bad("intake: tcp and quic are both off: no agent could connect; set one, as in tcp = \":57011\"")
 	}
 	for key, address := range map[string]string{"intake.tcp": c.Intake.TCP, "intake.quic": c.Intake.QUIC} {
-		if _, _, _, err := parseListen(address); address != "" && err != nil {
+		if _, low, high, err := parseListen(address); address != "" && err != nil {
 			bad("key %s: %w", key, err)
+		} else if low != high {
+			bad("key %s: %s is a range of ports: name one", key, address)
 		}
 	}
-	if host, _, _, err := parseListen(c.Admin.Listen); c.Admin.Listen != "" {
+	if host, low, high, err := parseListen(c.Admin.Listen); c.Admin.Listen != "" {
 		if err != nil {
 			bad("key admin.listen: %w", err)
+		} else if low != high {
+			bad("key admin.listen: %s is a range of ports: name one", c.Admin.Listen)
 		} else if !host.IsLoopback() {
 			bad("key admin.listen: %s is not loopback: write 127.0.0.1:57080, and reach it by ssh from elsewhere", c.Admin.Listen)
 		}

@@ -3,6 +3,7 @@ package broker
 import (
 	"math"
 	"slices"
+	"time"
 )
 
 // A cursor is where one subscriber stands in one ring.
@@ -81,6 +82,16 @@ func (r *ring) pending(c *cursor) (offered, pending uint64) {
 	return head - c.start, head - c.packets
 }
 
+// waitMoved waits until a cursor has passed the end of a segment, or for so long.
+func (r *ring) waitMoved(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-r.moved:
+	case <-timer.C:
+	}
+}
+
 func (r *ring) signalMoved() {
 	select {
 	case r.moved <- struct{}{}:
@@ -134,8 +145,13 @@ func (r *ring) next(c *cursor) (arrival, skipped uint64) {
 // settle moves the cursor to the segment that holds the packet behind it, and
 // returns that; nil, if there is no such packet yet. For holders of mu.
 func (r *ring) settle(c *cursor) (s *segment, skipped uint64) {
-	if len(r.segments) == 0 || c.packets == r.head.Load() {
-		return nil, 0
+	head := r.head.Load()
+	if len(r.segments) == 0 && c.packets < head { // emptied
+		skipped = head - c.packets
+		c.seq, c.offset, c.packets = r.nextSeq, 0, head
+	}
+	if len(r.segments) == 0 || c.packets == head {
+		return nil, skipped
 	}
 	if oldest := r.segments[0]; c.seq < oldest.seq {
 		skipped = oldest.base - c.packets

@@ -22,9 +22,11 @@ const (
 	// let the ring shrink.
 	holdPoll = 10 * time.Millisecond
 
-	// paceLimit is how long a segment may wait for readers that are well: a
-	// stream is never slowed below 128 MiB/s.
-	paceLimit = 2 * time.Millisecond
+	// How long a segment may wait: for readers whom we have not come round to,
+	// and for most of those who are well, where the source has no pace of its
+	// own. So a stream is never slowed below 128 MiB/s by anybody else.
+	starveLimit = 100 * time.Millisecond
+	paceLimit   = 2 * time.Millisecond
 
 	// farewell bounds how long a refusal may take to write.
 	farewell = time.Second

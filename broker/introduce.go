@@ -8,8 +8,8 @@ import "time"
 func (b *Broker) attach(s *subscriber, d *door) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if d.closed || b.draining {
-		return false
+	if d.closed || b.draining || !d.listener.plan.Load().admits(addrOf(s.out.conn.RemoteAddr())) {
+		return false // as a reload has it since
 	}
 	s.slot = d.listener.takeSlot()
 	d.subscribers[s] = struct{}{}

@@ -33,6 +33,7 @@ func chunkFor(analysts int64) int {
 // Whoever has the subscriber's writer role may write; another goroutine reads.
 type outlet struct {
 	conn  net.Conn
+	raw   syscall.RawConn // of conn; nil: it has none
 	cork  *transport.Cork
 	tls   *tls.Conn // nil on a plain listener
 	chunk int       // most bytes of one write; TLS only
@@ -46,7 +47,25 @@ type outlet struct {
 // newOutlet begins to write without waiting, after a handshake if there is one.
 func newOutlet(conn net.Conn, cork *transport.Cork, encrypted *tls.Conn, chunk int) *outlet {
 	cork.SetNonblocking(true)
-	return &outlet{conn: conn, cork: cork, tls: encrypted, chunk: chunk}
+	o := &outlet{conn: conn, cork: cork, tls: encrypted, chunk: chunk}
+	if socket, ok := conn.(syscall.Conn); ok {
+		o.raw, _ = socket.SyscallConn() // fails only on what is no socket
+	}
+	return o
+}
+
+// writable says whether the socket would take something now. Anybody may ask.
+func (o *outlet) writable() bool {
+	yes := false
+	if o.raw == nil {
+		return yes
+	}
+	err := o.raw.Control(func(fd uintptr) {
+		ask := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(ask, 0)
+		yes = err == nil && n > 0
+	})
+	return err == nil && yes
 }
 
 // offer writes what is taken of p right now, and returns how much that was.
@@ -139,11 +158,10 @@ func discard(from net.Conn) error {
 // watch waits, after the analyst has ended its side, until it is gone
 // altogether: until it answers a keepalive probe or a write by a reset.
 func (o *outlet) watch() error {
-	raw, err := o.conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return err
+	if o.raw == nil {
+		return errGone
 	}
-	return raw.Read(func(fd uintptr) bool {
+	return o.raw.Read(func(fd uintptr) bool {
 		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		return err != nil || code != 0
 	})

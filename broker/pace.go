@@ -125,7 +125,7 @@ func (s *session) settle() {
 // ack acknowledges all that was received, unless blocking readers hold the
 // stream back: an agent without acks stops by itself at the end of its window.
 func (s *session) ack() error {
-	if c := s.ring.trim(); c != nil {
+	if c, _ := s.ring.trim(); c != nil {
 		if s.held.IsZero() {
 			s.held = time.Now()
 			s.ring.readers.publish(segmentLen)
@@ -146,44 +146,55 @@ func (s *session) sign() error {
 // checkHold looks whether a stream that is held may go on, and whether who
 // holds it takes anything.
 func (s *session) checkHold(now time.Time) error {
-	c := s.ring.trim()
+	c, since := s.ring.trim()
 	if c == nil {
 		return s.ack()
 	}
-	since := s.held
-	if moved := time.Unix(0, c.owner.progress.Load()); moved.After(since) {
-		since = moved
-	}
-	if now.Sub(since) >= s.block {
-		c.owner.expel(s.block)
-	}
+	s.judgeHolder(c, since, now)
 	if now.Sub(s.spoke) >= wire.SignOfLife {
 		return s.sign()
 	}
 	return nil
 }
 
-// makeWay is called before the ring's oldest segment goes. A source without
-// a pace of its own would overrun even the best readers: it is slowed down to
-// most of them, within bounds.
+// judgeHolder sends home who holds the stream back and takes nothing.
+func (s *session) judgeHolder(c *cursor, since, now time.Time) {
+	if moved := time.Unix(0, c.owner.progress.Load()); moved.After(since) {
+		since = moved
+	}
+	if now.Sub(since) >= s.block {
+		c.owner.expel(s.block)
+	}
+}
+
+// makeWay is called before the ring's oldest segment goes. It has readers
+// catch up that are behind by no fault of their own, within bounds: slow ones
+// are not waited for.
 func (s *session) makeWay() error {
-	if c := s.ring.trim(); c != nil && s.unacked > s.window+wire.MaxBatchLen {
-		return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
-	}
-	s.publish()
-	if !s.ring.starving(time.Now()) {
-		return nil
-	}
-	patience := time.NewTimer(paceLimit)
-	defer patience.Stop()
-	for s.ring.starving(time.Now()) {
-		select {
-		case <-s.ring.moved:
-		case <-patience.C:
-			return nil
+	if c, since := s.ring.trim(); c != nil {
+		s.judgeHolder(c, since, time.Now())
+		switch {
+		case s.unacked > s.window+wire.MaxBatchLen:
+			return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
+		case s.ring.excess() > 2*s.window+wire.MaxBatchLen: // of earlier epochs and sessions
+			return refuse(wire.CodeLimit, "an analyst holds the stream back")
 		}
 	}
-	return nil
+	s.publish()
+	for begin := time.Now(); ; {
+		now := time.Now()
+		left := -now.Sub(begin)
+		switch starved, most := s.ring.danger(now); {
+		case starved:
+			left += starveLimit
+		case most:
+			left += paceLimit
+		}
+		if left <= 0 {
+			return nil
+		}
+		s.ring.waitMoved(min(left, time.Millisecond))
+	}
 }
 
 // write sends what is in out.

@@ -22,7 +22,6 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	s := &session{
 		conn:  conn,
 		log:   log,
-		block: b.blocking,
 		begin: b.begin,
 		ended: b.ended,
 		done:  make(chan struct{}),
@@ -59,7 +58,7 @@ func (b *Broker) admitSession(s *session) error {
 	if b.draining {
 		return refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
 	}
-	s.window = int(b.config.Intake.Window)
+	s.window, s.block = int(b.config.Intake.Window), b.blocking
 	b.sessions.Add(1)
 	return nil
 }
@@ -133,8 +132,12 @@ func (b *Broker) claim(s *session, name auth.StreamName) (st *stream, older *ses
 		}
 		st = b.newStream(name)
 	}
-	if older = st.session; older == s {
+	older = st.session
+	switch {
+	case older == s:
 		older = nil
+	case s.stream != nil: // two that fenced each other would wait for ever
+		return nil, nil, refuse(wire.CodeFenced, "%s", reasons[wire.CodeFenced])
 	}
 	st.session = s
 	if s.stream == nil {
@@ -193,6 +196,10 @@ func (b *Broker) forget(st *stream) {
 	b.order = slices.DeleteFunc(b.order, func(o *stream) bool { return o == st })
 	if st.ring != nil {
 		st.ring.retire()
+		st.ring.empty()
+	}
+	if st.former != nil {
+		st.former.empty()
 	}
 	b.closeDoors(st.name)
 }
@@ -219,6 +226,10 @@ func (b *Broker) setRing(st *stream, link pcap.LinkType) {
 	if old := st.ring; old != nil {
 		st.log.Warn("stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
 		old.retire()
+		if st.former != nil {
+			st.former.empty() // one at most beside the ring in use
+		}
+		st.former = old
 	}
 	st.ring = newRing(link, int(b.config.Stream.Memory), &b.arrivals)
 	b.order = append(slices.DeleteFunc(b.order, func(o *stream) bool { return o == st }), st)

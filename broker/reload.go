@@ -16,7 +16,10 @@ func (b *Broker) Reload(cfg Config) error {
 		return err
 	}
 	b.log.Info("configuration reloaded", "listeners", len(plans))
-	return b.save()
+	if err := b.save(); err != nil { // it is in force all the same
+		b.log.Error("streams and their ports may be forgotten at a restart", "error", err)
+	}
+	return nil
 }
 
 func (b *Broker) rearrange(cfg Config, plans []plan) error {

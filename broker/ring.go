@@ -33,8 +33,9 @@ type ring struct {
 	current *segment
 
 	mu         sync.Mutex
-	limit      int // bytes to hold
-	held       int // bytes of the segments
+	limit      int       // bytes to hold
+	held       int       // bytes of the segments
+	overfull   time.Time // since when blocking readers make it larger than limit; zero: they do not
 	segments   []*segment
 	spare      []*segment // to be filled again
 	nextSeq    uint64
@@ -251,40 +252,59 @@ func (r *ring) full(n int) bool {
 	return len(r.segments) > 0 && r.held+max(n, segmentLen) > r.limit
 }
 
-// starving says whether the end of the oldest segment would overrun most of
-// the readers that are well: analysts who take what they are given, and are
-// behind because this machine is busy.
-func (r *ring) starving(now time.Time) bool {
+// danger says whether the end of the oldest segment would overrun a reader who
+// waits for nothing but our own processor, and whether it would overrun most of
+// those who are well: analysts who take what they are given.
+func (r *ring) danger(now time.Time) (starved, most bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	end := r.segments[0].base + r.segments[0].packets()
+	oldest := r.segments[0]
+	end := oldest.base + oldest.packets()
 	well, behind := 0, 0
 	for _, c := range r.cursors {
-		if c.blocks || c.owner == nil || !c.owner.isWell(now) {
+		if c.blocks || c.owner == nil {
 			continue
 		}
-		well++
-		if c.packets < end {
-			behind++
+		isBehind := c.packets < end
+		if c.owner.isWell(now) {
+			well++
+			if isBehind {
+				behind++
+			}
+		}
+		// Who has lost packets already is not worth waiting for.
+		if isBehind && c.seq == oldest.seq && !starved {
+			starved = c.owner.isStarved()
 		}
 	}
-	return 2*behind > well
+	return starved, 2*behind > well
 }
 
 // trim frees what blocking readers have left behind, where they had made the
 // ring grow beyond its limit. It returns the one that still does.
-func (r *ring) trim() *cursor {
+func (r *ring) trim() (holder *cursor, since time.Time) {
 	var overrun []*cursor
 	defer func() { tell(overrun) }()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.held > r.limit && len(r.segments) > 1 {
 		if c := r.holder(); c != nil {
-			return c
+			if r.overfull.IsZero() {
+				r.overfull = time.Now()
+			}
+			return c, r.overfull
 		}
 		overrun = append(overrun, r.evict()...)
 	}
-	return nil
+	r.overfull = time.Time{}
+	return nil, time.Time{}
+}
+
+// excess is by how many bytes blocking readers have made the ring grow.
+func (r *ring) excess() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held - r.limit
 }
 
 func tell(overrun []*cursor) {
@@ -302,6 +322,18 @@ func (r *ring) occupancy() (packets, bytes uint64, memory, limit int) {
 		packets += s.packets()
 	}
 	return packets, bytes, r.held, r.limit
+}
+
+// empty gives up all that the ring holds, for readers who are far behind too.
+func (r *ring) empty() {
+	var overrun []*cursor
+	defer func() { tell(overrun) }()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.segments) > 0 {
+		overrun = append(overrun, r.evict()...)
+	}
+	r.current, r.spare = nil, nil
 }
 
 // retire says that the ring gets nothing any more.

@@ -222,6 +222,10 @@ func (s *subscriber) isWell(now time.Time) bool {
 	return !s.stalled.Load() || now.UnixNano()-s.progress.Load() < int64(20*time.Millisecond)
 }
 
+// isStarved says whether it is we who do not write, although the analyst would
+// take it.
+func (s *subscriber) isStarved() bool { return !s.stalled.Load() || s.out.writable() }
+
 // adopt takes over the file header and cursors that have been added.
 func (s *subscriber) adopt() {
 	s.mu.Lock()
