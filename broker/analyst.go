@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"poip/internal/pcap"
@@ -30,7 +31,7 @@ func (s *subscriber) meet(r *ring, oldest bool) bool {
 		s.header = pcap.AppendFileHeader(nil, r.link, s.terms.form.snaplen, s.terms.form.nano)
 	}
 	if s.link != r.link {
-		s.leftOut = append(s.leftOut, leftOut{head: r.head, start: r.head.Load()})
+		s.leaveOut(r)
 		return false
 	}
 	c := &cursor{owner: s, blocks: s.terms.block}
@@ -39,6 +40,19 @@ func (s *subscriber) meet(r *ring, oldest bool) bool {
 	s.arriving = append(s.arriving, c)
 	s.news.Store(true)
 	return true
+}
+
+// maxLeftOut bounds how many rings a subscriber counts one by one. A stream
+// that changes its link type makes a new one each time.
+const maxLeftOut = 4096
+
+// leaveOut begins to count the packets of a ring; for holders of mu.
+func (s *subscriber) leaveOut(r *ring) {
+	if len(s.leftOut) == maxLeftOut {
+		s.leftOutBefore += s.leftOut[0].packets()
+		s.leftOut = slices.Delete(s.leftOut, 0, 1)
+	}
+	s.leftOut = append(s.leftOut, leftOut{head: r.head, start: r.head.Load()})
 }
 
 // leave takes the subscriber off its rings and settles its account: what it
@@ -54,7 +68,7 @@ func (s *subscriber) leave() {
 		offered, unsent = offered+o, unsent+p
 	}
 	others := s.others()
-	s.cursors, s.arriving, s.leftOut, s.shed = nil, nil, nil, 0
+	s.cursors, s.arriving, s.leftOut, s.leftOutBefore, s.shed = nil, nil, nil, 0, 0
 	s.inflight.Store(0)
 	s.tally.offered.Add(offered + others)
 	s.tally.skipped[skipDisconnect].Add(unsent)
@@ -63,9 +77,9 @@ func (s *subscriber) leave() {
 
 // others counts the packets of other link types; for holders of mu.
 func (s *subscriber) others() uint64 {
-	n := uint64(0)
+	n := s.leftOutBefore
 	for _, o := range s.leftOut {
-		n += o.head.Load() - o.start
+		n += o.packets()
 	}
 	return n
 }

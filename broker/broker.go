@@ -99,7 +99,8 @@ type Broker struct {
 	mu         sync.Mutex // guards what follows, and what says so elsewhere
 	config     Config
 	streams    map[auth.StreamName]*stream
-	order      []*stream // those that have a ring, in the order in which they came
+	talking    map[auth.SensorName]int // conversations with each sensor
+	order      []*stream               // those that have a ring, in the order in which they came
 	listeners  []*listener
 	sockets    map[string]*socket           // by door.key
 	tallies    map[string]*tally            // by listener
@@ -126,6 +127,7 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		blocking:   30 * time.Second,
 		config:     cfg,
 		streams:    make(map[auth.StreamName]*stream),
+		talking:    make(map[auth.SensorName]int),
 		sockets:    make(map[string]*socket),
 		tallies:    make(map[string]*tally),
 	}

@@ -123,6 +123,9 @@ func (c Config) Warnings() []string {
 		if l.Snaplen > widelyRead {
 			warn("snaplen is %d: Arkime and Zeek read at most %d", l.Snaplen, widelyRead)
 		}
+		if l.ClientAuth == "cert" {
+			warn("client_auth is cert: every certificate of the relay's CA opens it, those of sensors too")
+		}
 		if l.Format == "pcap-ns" {
 			warn("format is pcap-ns: Zeek and older Arkime read pcap only")
 		}

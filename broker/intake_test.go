@@ -239,7 +239,6 @@ func TestStreamsAreLimited(t *testing.T) {
 // link is a transport.Conn over any net.Conn, without TLS.
 type link struct {
 	*transport.Cork
-	sensor string
 }
 
 func newLink(conn net.Conn) link {

@@ -193,6 +193,11 @@ func TestAnalystsAreLetInWhileManyAreSilent(t *testing.T) {
 
 // TestReload goes through what may change while an analyst reads.
 func TestReload(t *testing.T) {
+	foreign, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
 	for _, c := range []struct {
 		name   string
 		change func(*Config)
@@ -213,8 +218,11 @@ func TestReload(t *testing.T) {
 		{name: "intake", change: func(c *Config) { c.Intake.TCP = "127.0.0.1:1" }, stays: true, fails: "intake.tcp cannot change"},
 		{name: "no certificate", change: func(c *Config) { c.Listeners[0].TLS, c.Listeners[0].ClientAuth = true, "cert" }, stays: true, fails: "no CA for analysts"},
 		{name: "a taken port", change: func(c *Config) {
-			c.Listeners = append(c.Listeners, plain("q", func(l *ListenerConfig) { l.Listen = c.Admin.Listen }))
+			c.Listeners = append(c.Listeners, plain("q", func(l *ListenerConfig) { l.Listen = foreign.Addr().String() }))
 		}, stays: true, fails: "in use"},
+		{name: "our own port", change: func(c *Config) {
+			c.Listeners = append(c.Listeners, plain("q", func(l *ListenerConfig) { l.Listen = c.Admin.Listen }))
+		}, stays: true, fails: "taken by admin.listen"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			first := ports(t, 2)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -35,7 +36,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	stop := context.AfterFunc(ctx, func() { s.interrupt(wire.CodeDraining) })
 	defer stop()
 	err = s.run()
-	b.sessions.Done()
+	b.hangUp(s)
 	b.release(s, err)
 	if err := conn.Close(); err != nil {
 		log.Debug("close agent's connection", "error", err)
@@ -59,8 +60,23 @@ func (b *Broker) admitSession(s *session) error {
 		return refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
 	}
 	s.window, s.block = int(b.config.Intake.Window), b.blocking
+	// Twice, for a sensor that comes back before its old connections are given up.
+	if most := 2*b.config.Intake.MaxStreamsPerSensor + 8; b.talking[sensor] >= most {
+		return refuse(wire.CodeLimit, "sensor %s has %d connections already (max_streams_per_sensor)", sensor, most)
+	}
+	b.talking[sensor]++
 	b.sessions.Add(1)
 	return nil
+}
+
+// hangUp undoes admitSession.
+func (b *Broker) hangUp(s *session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.talking[s.sensor]--; b.talking[s.sensor] == 0 {
+		delete(b.talking, s.sensor)
+	}
+	b.sessions.Done()
 }
 
 // begin opens an epoch of a stream for a session. When it returns, no other
@@ -87,8 +103,9 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 	}
 	r, changed := b.ringFor(st, h.LinkType)
 	e, lost, died := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
-	st.log.Info("stream begins", "remote", s.conn.RemoteAddr().String(), "network", s.conn.Network(), "link_type", h.LinkType.String(),
-		"interface", h.Interface, "agent", h.Agent, "epoch", h.Epoch.String(), "position", e.next.Load())
+	st.log.Log(context.Background(), st.seldom(&st.begunSaid, slog.LevelInfo), "stream begins",
+		"remote", s.conn.RemoteAddr().String(), "network", s.conn.Network(), "link_type", h.LinkType.String(),
+		"interface", shortened(h.Interface), "agent", shortened(h.Agent), "epoch", h.Epoch.String(), "position", e.next.Load())
 	if died {
 		st.lose(0, wire.CauseAgentCrash)
 	}
@@ -102,6 +119,9 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 	}
 	return st, r, e, nil
 }
+
+// shortened is how much of an agent's words goes into a line of the log.
+func shortened(s string) string { return s[:min(len(s), 128)] }
 
 // fence ends the older session of a stream. It returns when that takes
 // nothing any more.
@@ -224,7 +244,8 @@ func (b *Broker) ringFor(st *stream, link pcap.LinkType) (r *ring, changed bool)
 // setRing gives a stream a new ring; for holders of mu.
 func (b *Broker) setRing(st *stream, link pcap.LinkType) {
 	if old := st.ring; old != nil {
-		st.log.Warn("stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
+		st.log.Log(context.Background(), st.seldom(&st.changedSaid, slog.LevelWarn),
+			"stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
 		old.retire()
 		if st.former != nil {
 			st.former.empty() // one at most beside the ring in use

@@ -28,16 +28,17 @@ type stream struct {
 	session *session // nil: no agent sends it now
 	recent  bool     // it was sent since the relay started, or in the run before
 
-	mu      sync.Mutex
-	epochs  []*epoch // the latest is the last one
-	hello   wire.Hello
-	remote  string
-	network string
-	since   time.Time // of the session, or of its end
-	stats   wire.Stats
-	skew    time.Duration // the sensor's clock against ours
-	muted   time.Time     // until then losses are counted, not logged
-	unsaid  uint64        // packets of losses that were not logged
+	mu                     sync.Mutex
+	epochs                 []*epoch // the latest is the last one
+	hello                  wire.Hello
+	remote                 string
+	network                string
+	since                  time.Time // of the session, or of its end
+	stats                  wire.Stats
+	skew                   time.Duration // the sensor's clock against ours
+	muted                  time.Time     // until then losses are counted, not logged
+	unsaid                 uint64        // packets of losses that were not logged
+	begunSaid, changedSaid time.Time     // see seldom
 }
 
 // An epoch is how far the relay has got in one run of a capture.
@@ -115,6 +116,19 @@ func (s *stream) epoch(id wire.Epoch) *epoch {
 		s.epochs = slices.Delete(s.epochs, 0, 1)
 	}
 	return e
+}
+
+// seldom is the level for a line about the stream that an agent can bring about
+// as often as it likes: once a second it is worth an operator's look.
+func (s *stream) seldom(last *time.Time, level slog.Level) slog.Level {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Sub(*last) < time.Second {
+		return slog.LevelDebug
+	}
+	*last = now
+	return level
 }
 
 // lose counts a loss, and logs it unless another one was logged just now. A

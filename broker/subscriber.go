@@ -52,17 +52,18 @@ type subscriber struct {
 	inputEnded chan struct{} // the analyst sends no more
 	drained    chan struct{} // the goroutine that reads has ended
 
-	mu       sync.Mutex
-	linked   bool          // it has a link type, and a file header
-	link     pcap.LinkType // once linked
-	header   []byte        // of the file, until it is adopted
-	arriving []*cursor     // until they are adopted
-	cursors  []*cursor     // changed by the role's holder, who reads it without mu
-	leftOut  []leftOut     // streams of other link types
-	shed     uint64        // packets offered by cursors that are gone
-	waiting  bool          // in await
-	hurried  bool          // the outlet has a write deadline
-	by       time.Time     // deadline of the order; zero: none
+	mu            sync.Mutex
+	linked        bool          // it has a link type, and a file header
+	link          pcap.LinkType // once linked
+	header        []byte        // of the file, until it is adopted
+	arriving      []*cursor     // until they are adopted
+	cursors       []*cursor     // changed by the role's holder, who reads it without mu
+	leftOut       []leftOut     // streams of other link types
+	leftOutBefore uint64        // packets of those that it counts no more
+	shed          uint64        // packets offered by cursors that are gone
+	waiting       bool          // in await
+	hurried       bool          // the outlet has a write deadline
+	by            time.Time     // deadline of the order; zero: none
 
 	news atomic.Bool // header or arriving are set
 
@@ -78,6 +79,8 @@ type leftOut struct {
 	head  *atomic.Uint64 // of its ring
 	start uint64
 }
+
+func (o leftOut) packets() uint64 { return o.head.Load() - o.start }
 
 // outcome says what the writer does next.
 type outcome int

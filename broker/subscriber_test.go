@@ -127,7 +127,7 @@ func (w *world) either(listener string, encrypted bool) *analyst {
 	}
 	conn.(*net.TCPConn).SetReadBuffer(256 << 10)
 	if encrypted {
-		conn = tls.Client(conn, &tls.Config{RootCAs: authority().pool, ServerName: "127.0.0.1"})
+		conn = tls.Client(conn, &tls.Config{RootCAs: w.ca.Pool, ServerName: "127.0.0.1"})
 	}
 	return newAnalyst(w.t, conn)
 }

@@ -3,19 +3,12 @@ package broker
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -25,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"poip/internal/pcap"
+	"poip/internal/poiptest"
 	"poip/internal/wire"
 )
 
@@ -33,67 +27,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds how long a test waits for what should happen at once.
 const patience = 10 * time.Second
 
-// authority is a throw-away CA, made once.
-var authority = sync.OnceValue(func() *ca {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &ca{key: key, cert: cert, pool: pool, leaves: make(map[string]tls.Certificate)}
-})
-
-type ca struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	pool *x509.CertPool
-
-	mu     sync.Mutex
-	leaves map[string]tls.Certificate
-}
-
-// leaf is the certificate of a sensor, or with "" of the relay.
-func (c *ca) leaf(t testing.TB, sensor string) tls.Certificate {
-	t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if leaf, ok := c.leaves[sensor]; ok {
-		return leaf
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(int64(len(c.leaves) + 2)), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if sensor != "" {
-		template.URIs = []*url.URL{{Scheme: "poip", Host: "sensor", Path: "/" + sensor}}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, c.cert, &c.key.PublicKey, c.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: c.key}
-	c.leaves[sensor] = leaf
-	return leaf
-}
-
 // world is a relay at work.
 type world struct {
 	*Broker
 	t    testing.TB
+	ca   *poiptest.CA
 	cfg  Config
 	logs *logbook
 	stop func() // ends the relay and waits
@@ -115,7 +53,7 @@ func newWorld(t testing.TB, change func(*Config), listeners ...ListenerConfig) *
 
 func startWorld(t testing.TB, cfg Config) *world {
 	t.Helper()
-	w := &world{t: t, cfg: cfg, logs: new(logbook)}
+	w := &world{t: t, ca: poiptest.NewCA(t), cfg: cfg, logs: new(logbook)}
 	b, err := New(cfg, w.options())
 	if err != nil {
 		t.Fatal(err)
@@ -144,16 +82,10 @@ func startWorld(t testing.TB, cfg Config) *world {
 }
 
 func (w *world) options() Options {
-	relay := authority().leaf(w.t, "")
 	return Options{
-		Log: slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		IntakeTLS: &tls.Config{
-			Certificates: []tls.Certificate{relay}, ClientCAs: authority().pool, ClientAuth: tls.RequireAndVerifyClientCert,
-			MinVersion: tls.VersionTLS13, NextProtos: []string{wire.ALPN},
-		},
-		AnalystTLS: func(clientAuth string) (*tls.Config, error) {
-			return &tls.Config{Certificates: []tls.Certificate{relay}, MinVersion: tls.VersionTLS12}, nil
-		},
+		Log:        slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		IntakeTLS:  w.ca.IntakeTLS(),
+		AnalystTLS: func(string) (*tls.Config, error) { return w.ca.AnalystTLS(), nil },
 	}
 }
 
@@ -240,10 +172,9 @@ type agent struct {
 // dial opens a session as a sensor, without a hello.
 func (w *world) dial(sensor string) *agent {
 	w.t.Helper()
-	conn, err := tls.Dial("tcp", w.tcp.Addr().String(), &tls.Config{
-		Certificates: []tls.Certificate{authority().leaf(w.t, sensor)}, RootCAs: authority().pool,
-		MinVersion: tls.VersionTLS13, NextProtos: []string{wire.ALPN},
-	})
+	config := w.ca.AgentTLS(sensor)
+	config.ServerName = "127.0.0.1"
+	conn, err := tls.Dial("tcp", w.tcp.Addr().String(), config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
