@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -80,6 +81,19 @@ func (a *Agent) Resolved(addrs []netip.AddrPort) {
 	if err := a.exclusions.Add("", addrs...); err != nil {
 		a.log.Error("captures may see the agent's own packets", "error", err)
 	}
+}
+
+// hold keeps captures from seeing a connection by our own end of it as well.
+func (a *Agent) hold(conn transport.Conn) (release func()) {
+	local, ok := conn.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return func() {} // of QUIC all that is known is the relay's end
+	}
+	release, err := a.exclusions.Hold("tcp", local.AddrPort())
+	if err != nil {
+		a.log.Error("captures may see the agent's own packets", "error", err)
+	}
+	return release
 }
 
 // Run captures and sends until every capture has ended and everything is
@@ -167,7 +181,7 @@ func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, erro
 	log := a.log.With("stream", name.String())
 	q := newQueue(c.memory, c.config.finite())
 	u := newUplink(q, a.stopping, log)
-	u.endpoints, u.open = a.config.Relay, a.Open
+	u.endpoints, u.open, u.hold = a.config.Relay, a.Open, a.hold
 	s := &stream{name: name, queue: q, uplink: u, log: log}
 	a.streams = append(a.streams, s)
 	a.uplinks.Go(func() { s.deliver(a.sending) })

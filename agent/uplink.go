@@ -19,7 +19,8 @@ type uplink struct {
 	queue     *queue
 	endpoints []transport.Endpoint // tried in order
 	open      func(context.Context, transport.Endpoint) (transport.Conn, error)
-	stopping  <-chan struct{} // closed when the agent is to stop: make haste
+	hold      func(transport.Conn) (release func()) // from the eyes of captures
+	stopping  <-chan struct{}                       // closed when the agent is to stop: make haste
 	log       *slog.Logger
 
 	// Owned by run.
@@ -50,6 +51,7 @@ type link struct {
 func newUplink(q *queue, stopping <-chan struct{}, log *slog.Logger) *uplink {
 	return &uplink{
 		queue: q, stopping: stopping, log: log,
+		hold:    func(transport.Conn) func() { return func() {} },
 		backoff: backoff{least: leastDelay, most: mostDelay},
 		said:    map[string]complaint{},
 		link:    link{state: StateIdle},
@@ -122,6 +124,7 @@ func (u *uplink) attempt(ctx context.Context, ep transport.Endpoint) (healthy bo
 	if err != nil {
 		return false, err
 	}
+	defer u.hold(conn)()
 	began := time.Time{}
 	s := newSession(u.queue, conn, func(hello wire.Hello, ack wire.HelloAck) {
 		log := u.log.With("epoch", hello.Epoch, "position", ack.Position)

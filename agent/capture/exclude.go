@@ -26,6 +26,7 @@ type exclusion struct {
 type Exclusions struct {
 	mu       sync.Mutex
 	ends     []exclusion // guarded by mu; used last is last
+	held     []exclusion // guarded by mu; our own ends of live connections, each as often as it is held
 	captures []*excluder // guarded by mu; the running captures
 }
 
@@ -57,6 +58,41 @@ func (x *Exclusions) Add(network string, addrs ...netip.AddrPort) error {
 	return x.applyAll()
 }
 
+// Hold puts our own end of a connection to a relay into the set until release is
+// called: on its way out a relay's address may be rewritten, by NAT on this very
+// machine, and then it is only by ours that the packets are known. An address
+// that says nothing, as that of a UDP socket for all interfaces, is passed over.
+func (x *Exclusions) Hold(network string, local netip.AddrPort) (release func(), err error) {
+	protocol, ok := map[string]uint8{"tcp": 6, "udp": 17}[network]
+	if !ok || !local.IsValid() || local.Addr().IsUnspecified() {
+		return func() {}, nil
+	}
+	e := exclusion{protocol, plainAddr(local)}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.held = append(x.held, e)
+	release = func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if at := slices.Index(x.held, e); at >= 0 {
+			x.held = slices.Delete(x.held, at, at+1)
+		}
+		_ = x.applyAll() // too much is left out where it fails, and nothing of ours let in
+	}
+	return release, x.applyAll()
+}
+
+// all is what captures are to leave out; of our own ends no more than of others'.
+func (x *Exclusions) all() []exclusion {
+	all := slices.Clone(x.ends)
+	for _, e := range x.held {
+		if len(all) < len(x.ends)+maxExclusions && !slices.Contains(all, e) {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
 // plainAddr is the address as packets have it.
 func plainAddr(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
@@ -79,9 +115,10 @@ func (x *Exclusions) use(e exclusion) bool {
 }
 
 func (x *Exclusions) applyAll() error {
+	all := x.all()
 	var failed []error
 	for _, c := range x.captures {
-		if err := c.apply(x.ends); err != nil {
+		if err := c.apply(all); err != nil {
 			failed = append(failed, fmt.Errorf("exclude uplink from captures: %w", err))
 		}
 	}
@@ -97,7 +134,7 @@ func (x *Exclusions) enter(apply func([]exclusion) error) (leave func(), err err
 	c := &excluder{apply}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := apply(x.ends); err != nil {
+	if err := apply(x.all()); err != nil {
 		return nil, err
 	}
 	x.captures = append(x.captures, c)

@@ -145,6 +145,29 @@ func TestNoSnowball(t *testing.T) {
 	})
 }
 
+// TestNoSnowballBehindNAT: the sensor itself rewrites the relay's address, so
+// that the packets on the interface bear another one than was dialed.
+func TestNoSnowballBehindNAT(t *testing.T) {
+	poiptest.RunInNetns(t, func() {
+		link := newBranch(t)
+		link.Do(func() {
+			link.nft("add table ip nat", "add chain ip nat out { type nat hook output priority -100; }",
+				"add rule ip nat out ip daddr 203.0.113.1 dnat to "+relaySide)
+			link.must(poiptest.IP("route add 203.0.113.1 via " + relaySide))
+		})
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(link.relayTOML(w))
+		toml := w.agentTOML("branch-7", "tls://203.0.113.1:57011", "name = \"uplink\"\ninterface = \"wan1\"\nfilter = \"tcp\"\n")
+		link.Do(func() { w.startAgent("branch-7", toml) })
+		eventually(t, "the uplink is captured", func() bool { return r.metric("poip_relay_stream_live") == 1 })
+		first := r.metric("poip_relay_received_packets_total") // until the connection was open
+		time.Sleep(6 * time.Second)                            // a sign of life of each side at least
+		if n := r.metric("poip_relay_received_packets_total"); n > first+20 {
+			t.Errorf("the agent captured %v packets on a link with nothing else on it", n)
+		}
+	})
+}
+
 func captureOwnUplink(t *testing.T, link *branch, scheme string) {
 	w := newWorld(t, "branch-7")
 	r := w.startRelay(link.relayTOML(w))
