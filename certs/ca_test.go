@@ -264,10 +264,3 @@ func TestLoadAuthoritiesRefusesAFileWithout(t *testing.T) {
 	_, err = certs.LoadAuthorities(filepath.Join(dir, "missing.pem"))
 	wants(t, err, "missing.pem")
 }
-
-func copyFile(t *testing.T, from, to, name string) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(from, name))
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(to, name), text, 0o600))
-}
