@@ -70,6 +70,7 @@ func (r *ring) detach(c *cursor) (offered, pending uint64) {
 		delete(r.renditions, c.rendition.form)
 	}
 	r.signalMoved()
+	r.giveUp()
 	return head - c.start, head - c.packets
 }
 

@@ -324,21 +324,37 @@ func (r *ring) occupancy() (packets, bytes uint64, memory, limit int) {
 	return packets, bytes, r.held, r.limit
 }
 
-// empty gives up all that the ring holds, for readers who are far behind too.
-func (r *ring) empty() {
-	var overrun []*cursor
-	defer func() { tell(overrun) }()
+// retire says that the ring gets nothing any more. Its memory goes with its
+// last reader, or by empty.
+func (r *ring) retire() {
+	r.over.Store(true)
+	r.replaced.Store(true)
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.giveUp()
+	r.mu.Unlock()
+	r.readers.all()
+}
+
+// giveUp frees the memory of a ring that gets nothing any more and that nobody
+// reads; for holders of mu.
+func (r *ring) giveUp() {
+	if r.replaced.Load() && len(r.cursors) == 0 {
+		r.evictAll()
+	}
+}
+
+// empty gives up all that the ring holds, whoever reads it.
+func (r *ring) empty() {
+	r.mu.Lock()
+	overrun := r.evictAll()
+	r.mu.Unlock()
+	tell(overrun)
+}
+
+func (r *ring) evictAll() (overrun []*cursor) {
 	for len(r.segments) > 0 {
 		overrun = append(overrun, r.evict()...)
 	}
 	r.current, r.spare = nil, nil
-}
-
-// retire says that the ring gets nothing any more.
-func (r *ring) retire() {
-	r.over.Store(true)
-	r.replaced.Store(true)
-	r.readers.all()
+	return overrun
 }

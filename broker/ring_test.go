@@ -270,3 +270,23 @@ func TestEarliestKeepsTheOrderOfArrival(t *testing.T) {
 		t.Error("there is more than there was")
 	}
 }
+
+func TestARetiredRingKeepsNoMemory(t *testing.T) {
+	r := newRing(pcap.LinkEthernet, 4*segmentLen, new(atomic.Uint64))
+	record := numbered(1, 1000)
+	copy(r.reserve(len(record)), record)
+	r.commit(len(record), 1)
+	c, d := new(cursor), new(cursor)
+	r.attach(c, form{snaplen: 65535}, true)
+	r.attach(d, form{snaplen: 65535}, true)
+	r.retire()
+	r.detach(c)
+	if v, _ := r.view(d, everything); v.segment == nil {
+		t.Error("a reader has lost what it was to read")
+	} else {
+		r.unpin(v.segment)
+	}
+	if offered, pending := r.detach(d); offered != 1 || pending != 1 || r.holding() != 0 {
+		t.Errorf("offered %d, pending %d, holds %d bytes", offered, pending, r.holding())
+	}
+}
