@@ -83,3 +83,26 @@ func TestDrain(t *testing.T) {
 		t.Errorf("took %s although everybody went", took)
 	}
 }
+
+// TestDrainWaitsForNobodyTooLong: startWorld holds Run to five seconds.
+func TestDrainWaitsForNobodyTooLong(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Stream.Memory = 16 << 20 }, plain("p"), plain("tls", func(l *ListenerConfig) { l.TLS = true }),
+		plain("block", func(l *ListenerConfig) { l.Overflow = "block" }))
+	reader := w.analyst(w.address("p"))
+	a := w.agent("s/c")
+	reader.header()
+	for _, stalled := range []*analyst{w.either("p", false), w.either("tls", true), w.either("block", false)} {
+		stalled.header()
+	}
+	w.analyst(w.address("tls")) // says nothing at all
+	w.dial("t")
+	for i := range 4000 { // less than the window
+		a.packets(payload(i))
+	}
+	if got := reader.numbers(3999); got != 3999 {
+		t.Errorf("got %d packets of 4000", got+1)
+	}
+	go w.stop()
+	reader.ends()
+	w.stop()
+}
