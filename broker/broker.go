@@ -190,7 +190,7 @@ func (b *Broker) shut() {
 const (
 	sessionsEnd = 1500 * time.Millisecond // agents, until they are refused
 	analystsEnd = 3 * time.Second         // analysts, until they have what is in the rings
-	everyoneEnd = 4200 * time.Millisecond // everybody, until they are cut off
+	everyoneEnd = 3800 * time.Millisecond // everybody, until they are cut off
 )
 
 // Run serves agents and analysts until ctx is canceled, then ends in order:

@@ -78,7 +78,7 @@ func (s *subscriber) await() {
 	s.mu.Unlock()
 	switch {
 	case late && order == orderFinish:
-		s.command(orderCut, time.Now().Add(time.Second))
+		s.command(orderCut, time.Now().Add(500*time.Millisecond))
 	case late:
 		s.command(orderGone, time.Time{})
 	case err != nil && !expired:
