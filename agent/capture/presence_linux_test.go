@@ -228,8 +228,8 @@ func TestInterfaceRefusesBadNames(t *testing.T) {
 	}
 }
 
-// A packet leaves within a block's time-out, or at once. On a busy machine, that
-// is true of some of many.
+// A packet leaves although no other one follows. How soon is for make bench to
+// say; here it is only bounded, far from what a busy machine may add.
 func TestInterfaceDelay(t *testing.T) {
 	everyLatency(t, func(t *testing.T, latency Latency) {
 		pair := "v" + string(latency[:1])
@@ -244,9 +244,8 @@ func TestInterfaceDelay(t *testing.T) {
 			delays = append(delays, c.lastFlush().Sub(sent))
 		}
 		slices.Sort(delays)
-		limit := map[Latency]time.Duration{LatencyNormal: 2 * blockTimeout, LatencyLow: blockTimeout / 2}[latency]
-		if quartile := delays[len(delays)/4]; quartile > limit {
-			t.Errorf("three in four packets take %v or more to leave, want %v", quartile, limit)
+		if median, limit := delays[len(delays)/2], 20*blockTimeout; median > limit {
+			t.Errorf("half of the packets take %v or more to leave, want %v at most", median, limit)
 		}
 	})
 }
