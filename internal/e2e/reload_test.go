@@ -22,9 +22,9 @@ func TestReload(t *testing.T) {
 	r := w.startRelay(first)
 	f := w.startFeed(r, "branch-7", "tls")
 	analyst := dial(t, r.address("a"))
+	expect(t, analyst, micro(nil)) // it is let in, and what comes now is for it
 	f.packet()
-	want := append([]byte(nil), micro(f.sent)...)
-	expect(t, analyst, want)
+	expect(t, analyst, pcap.Convert(nil, numbered(0), true, 65535))
 
 	reload := func(toml, says string) {
 		t.Helper()
