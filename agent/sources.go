@@ -70,15 +70,11 @@ func (c *CaptureConfig) matcher(program []bpf.RawInstruction) func(context.Conte
 
 // programMatcher runs a program on captured packets.
 func programMatcher(program []bpf.RawInstruction) (func(uint32, []byte) bool, error) {
-	instructions, _ := bpf.Disassemble(program) // the VM refuses what this cannot name
-	vm, err := bpf.NewVM(instructions)
+	match, err := capture.NewMatcher(program)
 	if err != nil {
 		return nil, fmt.Errorf("filter_program is for the kernel: %w; make one for files by tcpdump -ddd -y LINKTYPE", err)
 	}
-	return func(_ uint32, data []byte) bool {
-		n, err := vm.Run(data)
-		return err == nil && n > 0
-	}, nil
+	return match, nil
 }
 
 // Try looks for what would fail only when the capture runs: whether its file

@@ -158,7 +158,7 @@ func matcherOf(t testing.TB, p prologue) func(frame []byte) bool {
 	if err := checkProgram(program); err != nil {
 		t.Fatal(err)
 	}
-	match, err := newMatcher(program)
+	match, err := NewMatcher(program)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,10 +95,13 @@ func CompileVM(ctx context.Context, expression string, linkType pcap.LinkType, s
 	if err != nil {
 		return nil, err
 	}
-	return newMatcher(program)
+	return NewMatcher(program)
 }
 
-func newMatcher(program []bpf.RawInstruction) (func(uint32, []byte) bool, error) {
+// NewMatcher runs a program on packets that were captured already. It refuses
+// one that asks what only the kernel knows. The function that it returns may be
+// called by several goroutines and allocates nothing.
+func NewMatcher(program []bpf.RawInstruction) (func(uint32, []byte) bool, error) {
 	instructions, _ := bpf.Disassemble(program) // the VM refuses what this cannot name
 	vm, err := bpf.NewVM(instructions)
 	if err != nil {

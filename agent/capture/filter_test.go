@@ -228,7 +228,7 @@ func FuzzParseProgram(f *testing.F) {
 		if err != nil || fmt.Sprint(again) != fmt.Sprint(program) {
 			t.Fatalf("%v is read again as %v, %v", program, again, err)
 		}
-		if match, err := newMatcher(program); err == nil {
+		if match, err := NewMatcher(program); err == nil {
 			match(64, payload(1, 64))
 			match(0, nil)
 		}
