@@ -1,8 +1,10 @@
 // Package auth says who somebody is and what that allows. A sensor is known
 // by its certificate's URI SAN alone, poip://sensor/NAME, compared byte for
-// byte; neither its subject nor anything that it says of itself counts. Names
-// are checked before they become a SensorName or CaptureName, so whoever
-// holds one may use it in a path, a log or a page.
+// byte, and an analyst by poip://analyst/NAME; neither a subject nor anything
+// that somebody says of himself counts. Names are checked before they become
+// a SensorName, AnalystName or CaptureName, so whoever holds one may use it in
+// a path, a log or a page. A sensor that has no certificate yet is known by a
+// Token, once.
 //
 // All of this is plain values and functions: the relay is handed MayPublish,
 // and a Pattern for each listener. Zero values deny.
@@ -17,56 +19,77 @@ import (
 	"strings"
 )
 
-const sensorURI = "poip://sensor/"
+const (
+	sensorURI  = "poip://sensor/"
+	analystURI = "poip://analyst/"
+)
 
 // SensorURI is the URI SAN that a sensor's certificate carries.
 func SensorURI(name SensorName) *url.URL {
 	return &url.URL{Scheme: "poip", Host: "sensor", Path: "/" + string(name)}
 }
 
+// AnalystURI is the URI SAN that an analyst's certificate carries.
+func AnalystURI(name AnalystName) *url.URL {
+	return &url.URL{Scheme: "poip", Host: "analyst", Path: "/" + string(name)}
+}
+
 var (
 	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17} // RFC 5280, 4.2.1.6
 
-	errNoIdentity = errors.New("no URI SAN " + sensorURI + "NAME")
-	errSeveral    = errors.New("more than one URI SAN")
+	errNoURI   = errors.New("no URI SAN")
+	errSeveral = errors.New("more than one URI SAN")
 )
 
 // SensorOf reads the sensor's name from a verified certificate.
-//
-// It reads the extension's bytes itself: x509 keeps URIs as url.URL, which
-// lowers the scheme and decodes percent signs, so that unequal names may
-// look equal there.
 func SensorOf(cert *x509.Certificate) (SensorName, error) {
-	if cert == nil {
-		return "", errNoIdentity
-	}
-	for _, ext := range cert.Extensions {
-		if ext.Id.Equal(oidSubjectAltName) {
-			name, err := sensorOfSAN(ext.Value)
-			if err != nil {
-				return "", fmt.Errorf("read identity of certificate: %w", err)
-			}
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("read identity of certificate: %w", errNoIdentity)
-}
-
-// sensorOfSAN reads a GeneralNames sequence. Names of other kinds than URI
-// are passed over.
-func sensorOfSAN(der []byte) (SensorName, error) {
-	uri, err := onlyURI(der)
+	text, err := nameOf(cert, sensorURI)
 	if err != nil {
 		return "", err
-	}
-	text, ok := strings.CutPrefix(uri, sensorURI)
-	if !ok {
-		return "", fmt.Errorf("%w: it is %.200q", errNoIdentity, uri)
 	}
 	return ParseSensorName(text)
 }
 
-// onlyURI returns the one name of kind uniformResourceIdentifier.
+// AnalystOf reads the analyst's name from a verified certificate.
+func AnalystOf(cert *x509.Certificate) (AnalystName, error) {
+	text, err := nameOf(cert, analystURI)
+	if err != nil {
+		return "", err
+	}
+	return ParseAnalystName(text)
+}
+
+// nameOf returns what follows prefix in the certificate's one URI SAN.
+//
+// It reads the extension's bytes itself: x509 keeps URIs as url.URL, which
+// lowers the scheme and decodes percent signs, so that unequal names may
+// look equal there.
+func nameOf(cert *x509.Certificate, prefix string) (string, error) {
+	uri, err := uriOf(cert)
+	if err != nil {
+		return "", fmt.Errorf("read identity of certificate: %w; want one, %sNAME", err, prefix)
+	}
+	text, ok := strings.CutPrefix(uri, prefix)
+	if !ok {
+		return "", fmt.Errorf("read identity of certificate: its URI SAN is %.200q; want %sNAME", uri, prefix)
+	}
+	return text, nil
+}
+
+func uriOf(cert *x509.Certificate) (string, error) {
+	if cert == nil {
+		return "", errNoURI
+	}
+	for _, ext := range cert.Extensions {
+		if ext.Id.Equal(oidSubjectAltName) {
+			return onlyURI(ext.Value)
+		}
+	}
+	return "", errNoURI
+}
+
+// onlyURI returns the one name of kind uniformResourceIdentifier in a
+// GeneralNames sequence. Names of other kinds are passed over.
 func onlyURI(der []byte) (string, error) {
 	const kindURI = 6 // GeneralName's context tag, RFC 5280, 4.2.1.6
 	var names asn1.RawValue
@@ -91,7 +114,7 @@ func onlyURI(der []byte) (string, error) {
 		uri, found = string(name.Bytes), true
 	}
 	if !found {
-		return "", errNoIdentity
+		return "", errNoURI
 	}
 	return uri, nil
 }

@@ -99,8 +99,26 @@ func TestSensorOf(t *testing.T) {
 			if err != nil && strings.ContainsAny(err.Error(), "\x00\n") {
 				t.Errorf("raw bytes in %q", err)
 			}
+			analyst, err := AnalystOf(certWith(san(t, asAnalyst(c.names)...)))
+			if string(analyst) != string(c.want) || (err == nil) != (c.want != "") {
+				t.Errorf("as an analyst: got %q, %v; want %q", analyst, err, c.want)
+			}
+			if analyst, err := AnalystOf(certWith(san(t, c.names...))); err == nil {
+				t.Errorf("a sensor's certificate is that of analyst %q", analyst)
+			}
+			if sensor, err := SensorOf(certWith(san(t, asAnalyst(c.names)...))); err == nil {
+				t.Errorf("an analyst's certificate is that of sensor %q", sensor)
+			}
 		})
 	}
+}
+
+// asAnalyst has an analyst's names in place of a sensor's.
+func asAnalyst(names []generalName) (out []generalName) {
+	for _, n := range names {
+		out = append(out, generalName{n.kind, strings.NewReplacer("//sensor", "//analyst", "//Sensor", "//Analyst", ":sensor", ":analyst", "@sensor", "@analyst").Replace(n.value)})
+	}
+	return out
 }
 
 func TestSensorOfNothing(t *testing.T) {

@@ -12,6 +12,9 @@ const MaxNameLen = 63
 // SensorName is the checked name of a sensor, as its certificate says it.
 type SensorName string
 
+// AnalystName is the checked name of an analyst, as their certificate says it.
+type AnalystName string
+
 // CaptureName is the checked name of one capture on a sensor.
 type CaptureName string
 
@@ -30,6 +33,14 @@ func ParseSensorName(s string) (SensorName, error) {
 		return "", fmt.Errorf("sensor name %.80q: %w", s, err)
 	}
 	return SensorName(s), nil
+}
+
+// ParseAnalystName checks the name of an analyst.
+func ParseAnalystName(s string) (AnalystName, error) {
+	if err := checkName(s); err != nil {
+		return "", fmt.Errorf("analyst name %.80q: %w", s, err)
+	}
+	return AnalystName(s), nil
 }
 
 // ParseCaptureName checks the name of a capture.
