@@ -20,7 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,7 +74,7 @@ func Init(dir, name string, hosts []string) error {
 		return fmt.Errorf("make authority: %w", err)
 	}
 	return fill(dir, []file{
-		{CAFile, encodeCert(ca.cert.Raw), publicMode},
+		{CAFile, ca.roots, publicMode},
 		{CAKey, caKey, secretMode},
 		{RelayCert, relay.cert, publicMode},
 		{RelayKey, relay.key, secretMode},
@@ -92,29 +92,36 @@ func IssueSensor(dir string, name auth.SensorName, out string) error {
 	if err != nil {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
-	sensor, err := ca.issue(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: string(name)}, // for people; nobody trusts it
-		URIs:        []*url.URL{auth.SensorURI(name)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	who := SensorSubject(name)
+	sensor, err := ca.issue(who.template())
 	if err != nil {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
-	return fill(out, []file{
-		{CAFile, encodeCert(ca.cert.Raw), publicMode},
+	err = fill(out, []file{
+		{CAFile, ca.roots, publicMode},
 		{SensorCert, sensor.cert, publicMode},
 		{SensorKey, sensor.key, secretMode},
 	})
+	if err != nil {
+		return err
+	}
+	return OpenRegistry(dir).Add(who, EntryOf(sensor.leaf, HowIssued, ""))
 }
 
-// authority signs.
+// authority signs: the CA itself, or where its key is kept elsewhere, an
+// intermediate.
 type authority struct {
-	cert *x509.Certificate
-	key  crypto.Signer
+	cert  *x509.Certificate
+	key   crypto.Signer
+	chain []byte // PEM, from cert to below the root; what peers need beside a leaf; empty where cert is the root
+	roots []byte // PEM, what peers trust
 }
 
-// identity is a certificate and its key, in PEM.
-type identity struct{ cert, key []byte }
+// identity is a certificate, with its chain, and its key, in PEM.
+type identity struct {
+	leaf      *x509.Certificate
+	cert, key []byte
+}
 
 func newAuthority(name string) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -136,43 +143,69 @@ func newAuthority(name string) (*authority, error) {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
-	return &authority{cert: cert, key: key}, err
+	return &authority{cert: cert, key: key, roots: encodeCert(der)}, err
 }
 
 func openAuthority(dir string) (*authority, error) {
 	if err := CheckFolder(dir); err != nil {
 		return nil, err
 	}
-	pair, err := loadPair(filepath.Join(dir, CAFile), filepath.Join(dir, CAKey))
+	roots, err := os.ReadFile(filepath.Join(dir, CAFile))
+	if err != nil {
+		return nil, fmt.Errorf("open authority: %w", err)
+	}
+	certFile, keyFile := signerFiles(dir)
+	pair, err := loadPair(certFile, keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("open authority: %w", err)
 	}
 	key, ok := pair.PrivateKey.(crypto.Signer)
 	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("open authority: %s is not an authority's certificate", filepath.Join(dir, CAFile))
+		return nil, fmt.Errorf("open authority: %s is not an authority's certificate", certFile)
 	}
-	return &authority{cert: pair.Leaf, key: key}, nil
+	a := &authority{cert: pair.Leaf, key: key, roots: roots}
+	if certFile == filepath.Join(dir, IssuerCert) {
+		a.chain = encodeChain(pair.Certificate)
+	}
+	return a, nil
 }
 
-// issue completes the template with a new key, a time, a number, and signs it.
+// issue makes a key and has the template signed for it.
 func (a *authority) issue(template *x509.Certificate) (identity, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return identity{}, err
 	}
-	now := time.Now()
-	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(leafLife)
-	if template.NotAfter.After(a.cert.NotAfter) {
-		template.NotAfter = a.cert.NotAfter
-	}
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.BasicConstraintsValid = true
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	leaf, err := a.sign(template, key.Public(), leafLife)
 	if err != nil {
 		return identity{}, err
 	}
 	secret, err := encodeKey(key)
-	return identity{cert: encodeCert(der), key: secret}, err
+	return identity{leaf: leaf, cert: a.encode(leaf), key: secret}, err
+}
+
+// sign completes the template with a time, a usage and a number, and signs it
+// for the key.
+func (a *authority) sign(template *x509.Certificate, key crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
+	now := time.Now()
+	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(life)
+	if template.NotAfter.After(a.cert.NotAfter) {
+		template.NotAfter = a.cert.NotAfter
+	}
+	if template.KeyUsage == 0 {
+		template.KeyUsage = x509.KeyUsageDigitalSignature
+	}
+	template.BasicConstraintsValid = true
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key, a.key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// encode is a leaf's PEM, with what leads from it to the root.
+func (a *authority) encode(leaf *x509.Certificate) []byte {
+	return append(encodeCert(leaf.Raw), a.chain...)
 }
 
 // subjects sorts hosts into names and addresses, and adds this machine's own.
@@ -206,6 +239,13 @@ func checkHost(host string) error {
 
 func encodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func encodeChain(ders [][]byte) (out []byte) {
+	for _, der := range ders {
+		out = append(out, encodeCert(der)...)
+	}
+	return out
 }
 
 func encodeKey(key crypto.Signer) ([]byte, error) {

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -71,6 +72,58 @@ func create(root *os.Root, f file) error {
 		return undo(root, []file{f}, fmt.Errorf("write %s: %w", path, err))
 	}
 	return nil
+}
+
+// replace puts a file in place of what has its name, or makes it: all of it,
+// and on the disk, or nothing.
+func replace(root *os.Root, f file) error {
+	path := filepath.Join(root.Name(), f.name)
+	draft := f
+	draft.name = "." + rand.Text() // no name of ours begins with a dot
+	if err := create(root, draft); err != nil {
+		return err
+	}
+	if err := root.Rename(draft.name, f.name); err != nil {
+		return undo(root, []file{draft}, fmt.Errorf("put %s in place: %w", path, err))
+	}
+	return syncFolder(root)
+}
+
+// syncFolder has the names in a folder on the disk.
+func syncFolder(root *os.Root) error {
+	if runtime.GOOS == "windows" { // folders cannot be synced there
+		return nil
+	}
+	dir, err := root.Open(".")
+	if err != nil {
+		return fmt.Errorf("open %s: %w", root.Name(), err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return fmt.Errorf("sync %s: %w", root.Name(), err)
+	}
+	return nil
+}
+
+// openWithin opens a folder within the data folder dir, and makes it where it
+// is not there.
+func openWithin(dir, name string) (*os.Root, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open folder: %w", err)
+	}
+	defer root.Close()
+	if err := root.Mkdir(name, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make folder: %w", err)
+	}
+	within, err := root.OpenRoot(name)
+	if err != nil {
+		return nil, fmt.Errorf("open folder: %w", err)
+	}
+	if err := CheckFolder(filepath.Join(dir, name)); err != nil {
+		within.Close()
+		return nil, err
+	}
+	return within, nil
 }
 
 // CheckFolder refuses a folder for keys that others than its owner can enter.

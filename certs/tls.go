@@ -123,7 +123,14 @@ func checkTime(cert *x509.Certificate, now time.Time) error {
 // checkStrength takes keys of 112 bits of security or more; Go itself takes
 // RSA from 1024 bits on.
 func checkStrength(cert *x509.Certificate) error {
-	switch key := cert.PublicKey.(type) {
+	if err := checkKey(cert.PublicKey); err != nil {
+		return fmt.Errorf("certificate's %w", err)
+	}
+	return nil
+}
+
+func checkKey(public any) error {
+	switch key := public.(type) {
 	case *ecdsa.PublicKey, ed25519.PublicKey:
 		return nil
 	case *rsa.PublicKey:
@@ -131,5 +138,5 @@ func checkStrength(cert *x509.Certificate) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("certificate's key is too weak: use ECDSA P-256, Ed25519 or RSA from 2048 bits on")
+	return errors.New("key is too weak: use ECDSA P-256, Ed25519 or RSA from 2048 bits on")
 }

@@ -1,0 +1,17 @@
+//go:build !unix
+
+package certs
+
+import (
+	"os"
+	"sync"
+)
+
+var folders sync.Mutex
+
+// lock keeps other goroutines from changing a folder. Relays, whose commands
+// change folders beside them, run on Unix.
+func lock(*os.Root) (unlock func(), err error) {
+	folders.Lock()
+	return folders.Unlock, nil
+}
