@@ -111,7 +111,7 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 			}
 		}
 		everySecond(2)
-		link.cut()
+		link.Cut()
 		everySecond(30)
 		for scheme, f := range feeds {
 			if r.metric("poip_relay_stream_live", "over-"+scheme) != 0 {
@@ -119,7 +119,7 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 			}
 			f.waitMessage("no uplink")
 		}
-		link.mend()
+		link.Mend()
 		everySecond(2)
 		for scheme, f := range feeds {
 			inOrder(t, readers[scheme].until(func(n int) bool { return n == f.n }))
@@ -151,9 +151,9 @@ func TestNoSnowballBehindNAT(t *testing.T) {
 	poiptest.RunInNetns(t, func() {
 		link := newBranch(t)
 		link.Do(func() {
-			link.nft("add table ip nat", "add chain ip nat out { type nat hook output priority -100; }",
+			link.Nft("add table ip nat", "add chain ip nat out { type nat hook output priority -100; }",
 				"add rule ip nat out ip daddr 203.0.113.1 dnat to "+relaySide)
-			link.must(poiptest.IP("route add 203.0.113.1 via " + relaySide))
+			link.Must(poiptest.IP("route add 203.0.113.1 via " + relaySide))
 		})
 		w := newWorld(t, "branch-7")
 		r := w.startRelay(link.relayTOML(w))

@@ -19,11 +19,11 @@ import (
 // netnsMark is the variable that tells the child of RunInNetns who it is.
 const netnsMark = "POIP_TEST_NETNS"
 
-// RunInNetns runs body in a network namespace of its own, where the test is
-// root, owns every interface and disturbs nobody. It runs the calling test or
-// benchmark again in a child process, so whatever the test does outside of
-// body is done twice. Root gets just the network namespace; everybody else a
-// user namespace around it. The loopback interface is up and IPv6 says nothing
+// RunInNetns runs body in a network and a mount namespace of its own, where the
+// test is root, owns every interface and disturbs nobody. It runs the calling
+// test or benchmark again in a child process, so whatever the test does outside
+// of body is done twice. Root gets just these; everybody else a user namespace
+// around them. The loopback interface is up and IPv6 says nothing
 // unasked for.
 func RunInNetns(tb testing.TB, body func()) {
 	tb.Helper()
@@ -45,6 +45,19 @@ func RunInNetns(tb testing.TB, body func()) {
 	}
 }
 
+// MountTmpfs puts a file system of that many bytes, in memory, on the folder.
+// To be called within RunInNetns only, where nobody else sees it.
+func MountTmpfs(tb testing.TB, dir string, size int64) {
+	tb.Helper()
+	if os.Getenv(netnsMark) == "" {
+		tb.Fatal("mount a file system: not in a mount namespace of our own")
+	}
+	must(tb, os.MkdirAll(dir, 0o700))
+	must(tb, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(tb, unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", size)))
+	tb.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
 // enterNetns is what the child does first.
 func enterNetns() error {
 	for _, scope := range []string{"all", "default"} {
@@ -57,13 +70,13 @@ func enterNetns() error {
 }
 
 func runChild(tb testing.TB) ([]byte, error) {
-	flags := syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
-	if os.Getuid() == 0 {
-		flags = syscall.CLONE_NEWNET
+	const own, user = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, syscall.CLONE_NEWUSER
+	if os.Getuid() != 0 {
+		return childCommand(tb, own|user)
 	}
-	out, err := childCommand(tb, flags)
-	if flags == syscall.CLONE_NEWNET && errors.Is(err, unix.EPERM) { // root of a container
-		return childCommand(tb, syscall.CLONE_NEWUSER|syscall.CLONE_NEWNET)
+	out, err := childCommand(tb, own)
+	if errors.Is(err, unix.EPERM) { // root of a container
+		return childCommand(tb, own|user)
 	}
 	return out, err
 }
