@@ -40,7 +40,7 @@ const (
 //
 // It needs CAP_NET_RAW when Run begins, and nothing afterwards: an interface
 // that goes down or vanishes is waited for, and captured again through the
-// same sockets.
+// same sockets. With Prepare, it needs it only there.
 //
 // The fields are set before Run.
 type Interface struct {
@@ -54,6 +54,8 @@ type Interface struct {
 	Buffer      int         // bytes of ring memory; 0 is 16 MiB; LatencyLow takes it three times
 	Exclude     *Exclusions // the agent's own traffic; may be nil
 	Log         *slog.Logger
+
+	ahead *preparation // what Prepare has made, or nil; owned by Prepare, then by Run
 }
 
 // Check reports what is wrong with the settings. It opens no sockets and needs

@@ -15,9 +15,16 @@ import (
 // yet, goes down or vanishes. It returns an error when the interface comes back
 // with another link type.
 func (i *Interface) Run(ctx context.Context, open func(Info) Sink) error {
-	if err := Permitted(); err != nil {
-		return err // at once, and in better words than tcpdump's
+	if i.ahead == nil {
+		if err := Permitted(); err != nil {
+			return err // at once, and in better words than tcpdump's
+		}
 	}
+	defer func() {
+		if ctx.Err() != nil {
+			i.release()
+		}
+	}()
 	watch, err := newLinkWatch(i.Name)
 	if err != nil {
 		return err
@@ -45,16 +52,19 @@ func (i *Interface) Run(ctx context.Context, open func(Info) Sink) error {
 // open makes the sockets and rings for an interface, filters in force, but not
 // bound yet.
 func (i *Interface) open(ctx context.Context, l link) (*tap, error) {
-	program, err := i.program(ctx, l.linkType, Compile)
+	program, err := i.filter(ctx, l.linkType)
 	if err != nil {
 		return nil, err
 	}
 	t := &tap{spec: i, linkType: l.linkType}
 	t.form = formOf(l.linkType, i.longest(l.linkType))
 	t.losing = t.countDrops
-	if err := t.openRing(); err != nil {
-		t.close()
-		return nil, err
+	if !i.resume(t) {
+		if err := t.openRing(); err != nil {
+			t.ring = nil
+			t.close()
+			return nil, err
+		}
 	}
 	if t.leave, err = i.Exclude.enter(func(ends []exclusion) error { return t.attach(program, l, ends) }); err != nil {
 		t.close()
@@ -106,7 +116,7 @@ func (t *tap) openRing() error {
 }
 
 func (t *tap) openLane(version int, minLen, maxLen uint32) (*packetSocket, error) {
-	s, err := openPacketSocket(t.cooked, version)
+	s, err := openPacketSocket(t.spec.descriptor, t.cooked, version)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +172,9 @@ func (t *tap) attach(user []bpf.RawInstruction, l link, ends []exclusion) error 
 func (t *tap) close() {
 	if t.leave != nil {
 		t.leave()
+	}
+	if t.spec.keep(t) {
+		return
 	}
 	for _, lane := range t.lanes {
 		lane.close()

@@ -16,6 +16,12 @@ var errNoInterfaces = errors.New(`capture on an interface: only Linux has that h
 // Run fails: only Linux captures from interfaces by itself.
 func (i *Interface) Run(context.Context, func(Info) Sink) error { return errNoInterfaces }
 
+// Prepare fails like Run.
+func (i *Interface) Prepare(context.Context) error { return errNoInterfaces }
+
+// preparation is for Linux.
+type preparation struct{}
+
 // Permitted reports why this process may not capture from interfaces.
 func Permitted() error { return errNoInterfaces }
 

@@ -24,16 +24,29 @@ type packetSocket struct {
 	memory []byte // the ring, shared with the kernel
 }
 
-// openPacketSocket opens a socket for whole packets, or for cooked ones that
-// begin with the network header.
-func openPacketSocket(cooked bool, version int) (*packetSocket, error) {
-	kind, reserve := unix.SOCK_RAW, reserveTag
+// packetFD opens a socket for whole packets, or for cooked ones that begin with
+// the network header. This is what takes CAP_NET_RAW, and nothing after it does.
+func packetFD(cooked bool) (int, error) {
+	kind := unix.SOCK_RAW
 	if cooked {
-		kind, reserve = unix.SOCK_DGRAM, reserveCooked
+		kind = unix.SOCK_DGRAM
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, openError(err)
+		return -1, openError(err)
+	}
+	return fd, nil
+}
+
+// openPacketSocket makes ready the socket that descriptor opens.
+func openPacketSocket(descriptor func(cooked bool) (int, error), cooked bool, version int) (*packetSocket, error) {
+	reserve := reserveTag
+	if cooked {
+		reserve = reserveCooked
+	}
+	fd, err := descriptor(cooked)
+	if err != nil {
+		return nil, err
 	}
 	s := &packetSocket{fd: fd}
 	if err = s.set(unix.PACKET_VERSION, version); err == nil {
