@@ -28,7 +28,7 @@ func ReadHeader(r io.Reader, buf *[FrameHeaderLen]byte) (Header, error) {
 		return Header{}, fmt.Errorf("%w: reserved bits set in header of type %d", ErrMalformed, t)
 	}
 	switch {
-	case t < TypeHello || t > TypeEnd:
+	case t < TypeHello || t > TypeTrust:
 		return Header{}, fmt.Errorf("%w: unknown type %d", ErrMalformed, t)
 	case t == TypeBatch && (length <= BatchHeaderLen || length > MaxBatchLen):
 		return Header{}, fmt.Errorf("%w: batch of %d bytes, want %d to %d", ErrMalformed, length, BatchHeaderLen+1, MaxBatchLen)

@@ -40,6 +40,11 @@ func vectors() map[string][]byte {
 		"ack-ended": AppendAck(nil, Ack{Next: 109, Ended: true}),
 		"stats":     AppendStats(nil, Stats{SentAt: at + 5e9, Captured: 109, Lost: 100, Empty: 1, QueuedPackets: 2, QueuedBytes: 512}),
 		"end":       AppendEnd(nil, End{Next: 109, Final: true}),
+
+		"renew":               AppendRenew(nil, Renew{Request: []byte{0x30, 0x01, 0x00}}),
+		"certificate":         AppendCertificate(nil, Certificate{Chain: [][]byte{{0x30, 0x01, 0x01}, {0x30, 0x01, 0x02}}}),
+		"certificate-refused": AppendCertificate(nil, Certificate{Reason: "no key to sign with"}),
+		"trust":               AppendTrust(nil, Trust{Authorities: [][]byte{{0x30, 0x01, 0x03}, {0x30, 0x01, 0x04}}}),
 	}
 }
 

@@ -35,6 +35,10 @@ const (
 	TypeAck      Type = 6 // relay: every number below this is in my care
 	TypeStats    Type = 7 // agent: its counters; a sign of life as well
 	TypeEnd      Type = 8 // agent: the epoch is over
+
+	TypeRenew       Type = 9  // agent: its certificate is to be replaced
+	TypeCertificate Type = 10 // relay: here is the new one, or why there is none
+	TypeTrust       Type = 11 // relay: whom to trust from here on
 )
 
 // Bounds, all checked before anything is allocated. Sizes are in bytes.
@@ -122,14 +126,16 @@ type Code uint16
 
 // The codes of refusals. PROTOCOL.md says what an agent does about each.
 const (
-	CodeVersion   Code = 1 // no common protocol version
-	CodeForbidden Code = 2 // the certificate does not allow this stream
-	CodeLimit     Code = 3 // a limit of the relay is reached
-	CodeFenced    Code = 4 // a newer session of the same stream took over
-	CodeDraining  Code = 5 // the relay is shutting down or moving
-	CodeProtocol  Code = 6 // a frame broke the protocol
-	CodeHole      Code = 7 // a packet number was left out
-	CodeCorrupt   Code = 8 // a batch failed its CRC
+	CodeVersion   Code = 1  // no common protocol version
+	CodeForbidden Code = 2  // the certificate does not allow this stream
+	CodeLimit     Code = 3  // a limit of the relay is reached
+	CodeFenced    Code = 4  // a newer session of the same stream took over
+	CodeDraining  Code = 5  // the relay is shutting down or moving
+	CodeProtocol  Code = 6  // a frame broke the protocol
+	CodeHole      Code = 7  // a packet number was left out
+	CodeCorrupt   Code = 8  // a batch failed its CRC
+	CodeRevoked   Code = 9  // the certificate, or its authority, is not accepted any more
+	CodeExpired   Code = 10 // the certificate has expired
 )
 
 func (c Code) String() string {
@@ -150,6 +156,10 @@ func (c Code) String() string {
 		return "hole"
 	case CodeCorrupt:
 		return "corrupt"
+	case CodeRevoked:
+		return "revoked"
+	case CodeExpired:
+		return "expired"
 	}
 	return "unknown"
 }

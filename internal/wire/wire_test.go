@@ -22,6 +22,10 @@ var kinds = map[Type]func(payload []byte) (any, []byte, error){
 	TypeAck:      again(ParseAck, AppendAck),
 	TypeStats:    again(ParseStats, AppendStats),
 	TypeEnd:      again(ParseEnd, AppendEnd),
+
+	TypeRenew:       again(ParseRenew, AppendRenew),
+	TypeCertificate: again(ParseCertificate, AppendCertificate),
+	TypeTrust:       again(ParseTrust, AppendTrust),
 	TypeBatch: func(payload []byte) (any, []byte, error) {
 		header, records := payload[:BatchHeaderLen], payload[BatchHeaderLen:]
 		if err := VerifyBatch(header, records); err != nil {
@@ -55,6 +59,10 @@ func TestFramesComeBackAsTheyWent(t *testing.T) {
 		{AppendStats(nil, Stats{1, 2, 3, 4, 5, 6}), Stats{1, 2, 3, 4, 5, 6}},
 		{AppendEnd(nil, End{7, true}), End{7, true}},
 		{AppendEnd(nil, End{7, false}), End{7, false}},
+		{AppendRenew(nil, Renew{[]byte("csr")}), Renew{[]byte("csr")}},
+		{AppendCertificate(nil, Certificate{Chain: [][]byte{{1}, {2, 3}}, Reason: "left out"}), Certificate{Chain: [][]byte{{1}, {2, 3}}}},
+		{AppendCertificate(nil, Certificate{Reason: "no"}), Certificate{Reason: "no"}},
+		{AppendTrust(nil, Trust{[][]byte{{1}, {2}}}), Trust{[][]byte{{1}, {2}}}},
 	} {
 		got, frame, err := kinds[Type(c.frame[0])](c.frame[FrameHeaderLen:])
 		if err != nil || !reflect.DeepEqual(got, c.want) || !bytes.Equal(frame, c.frame) {
@@ -100,6 +108,14 @@ func TestPayloadsOutOfBoundsAreRefused(t *testing.T) {
 		{"hello-ack with reserved bytes", flip(AppendHelloAck(nil, HelloAck{}), FrameHeaderLen+2)},
 		{"ack with a flag of 2", flip(AppendAck(nil, Ack{}), FrameHeaderLen+8, 2)},
 		{"end with a flag of 255", flip(AppendEnd(nil, End{}), FrameHeaderLen+8, 255)},
+		{"renew without a request", AppendRenew(nil, Renew{})},
+		{"renew of a request too long", AppendRenew(nil, Renew{make([]byte, MaxRequestLen+1)})},
+		{"certificate without chain and reason", AppendCertificate(nil, Certificate{})},
+		{"chain and reason", append(AppendCertificate(nil, Certificate{Chain: [][]byte{{1}}})[:FrameHeaderLen+5], 1, 0, 'x')},
+		{"an empty certificate in the chain", AppendCertificate(nil, Certificate{Chain: [][]byte{{1}, {}}})},
+		{"trust in nobody", AppendTrust(nil, Trust{})},
+		{"too many authorities", AppendTrust(nil, Trust{make([][]byte, MaxCertificates+1)})},
+		{"a count without certificates", flip(AppendTrust(nil, Trust{[][]byte{{1}}}), FrameHeaderLen, 2)},
 		{"refusal with a long text", flip(AppendRefusal(nil, Refusal{Reason: strings.Repeat("x", MaxReasonLen)}), FrameHeaderLen+2, 1)},
 	} {
 		if _, _, err := kinds[Type(c.frame[0])](c.frame[FrameHeaderLen:]); !errors.Is(err, ErrMalformed) {
@@ -169,7 +185,7 @@ func TestHeadersOutOfBoundsAreRefused(t *testing.T) {
 		want  error
 	}{
 		{"type 0", header(0, 1), ErrMalformed},
-		{"type 9", header(9, 1), ErrMalformed},
+		{"type 12", header(12, 1), ErrMalformed},
 		{"reserved byte 1", flip(header(TypeAck, 9), 1), ErrMalformed},
 		{"reserved byte 2", flip(header(TypeAck, 9), 2), ErrMalformed},
 		{"reserved byte 3", flip(header(TypeAck, 9), 3), ErrMalformed},
@@ -204,7 +220,7 @@ func TestNames(t *testing.T) {
 		}
 		seen[c.String()] = true
 	}
-	for c := CodeVersion; c <= CodeCorrupt; c++ {
+	for c := CodeVersion; c <= CodeExpired; c++ {
 		if seen[c.String()] {
 			t.Errorf("code %d is called %q, which is taken", c, c)
 		}
