@@ -13,18 +13,28 @@ import (
 // handshake takes a few round trips; silence takes for ever.
 const evictAfter = time.Second
 
-// gate bounds how many strangers, peers whose handshake has not ended, are
+// A Gate bounds how many strangers, peers whose handshake has not ended, are
 // let in at once: in all, and from one address. When it is full, a newcomer
 // takes the place of who has been a stranger longest, unless all are fresh.
-type gate struct {
-	most, mostPerAddr int // set once before use
-
-	mu        sync.Mutex
-	strangers []*stranger // guarded by mu; the oldest first
+type Gate struct {
+	mu                sync.Mutex
+	most, mostPerAddr int         // guarded by mu
+	strangers         []*Stranger // guarded by mu; the oldest first
 }
 
-// stranger is a connection whose peer has not proven itself.
-type stranger struct {
+// NewGate has room for so many in all, and so many of one address (of IPv6:
+// one /64).
+func NewGate(most, mostPerAddr int) *Gate { return &Gate{most: most, mostPerAddr: mostPerAddr} }
+
+// Resize changes the bounds for those who come from now on.
+func (g *Gate) Resize(most, mostPerAddr int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.most, g.mostPerAddr = most, mostPerAddr
+}
+
+// A Stranger is a connection whose peer has not proven itself.
+type Stranger struct {
 	addr  netip.Prefix
 	since time.Time
 	evict func() // nil: keeps its place
@@ -35,13 +45,14 @@ var (
 	errEvicted = errors.New("it kept silent, and its place was needed")
 )
 
-// enter takes a place. The stranger leaves it by leave.
-func (g *gate) enter(remote net.Addr, evict func()) (*stranger, error) {
-	s := &stranger{addr: origin(remote), since: time.Now(), evict: evict}
+// Enter takes a place, which is given back by Leave. Evict is called when
+// somebody else needs it; where it is nil, the place is kept.
+func (g *Gate) Enter(remote net.Addr, evict func()) (*Stranger, error) {
+	s := &Stranger{addr: origin(remote), since: time.Now(), evict: evict}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	same := func(o *stranger) bool { return o.addr == s.addr }
-	anyone := func(*stranger) bool { return true }
+	same := func(o *Stranger) bool { return o.addr == s.addr }
+	anyone := func(*Stranger) bool { return true }
 	if !g.makeRoom(same, g.mostPerAddr) || !g.makeRoom(anyone, g.most) {
 		return nil, errCrowded
 	}
@@ -49,8 +60,8 @@ func (g *gate) enter(remote net.Addr, evict func()) (*stranger, error) {
 	return s, nil
 }
 
-// makeRoom sees to it that fewer than most of a kind are here.
-func (g *gate) makeRoom(kind func(*stranger) bool, most int) bool {
+// makeRoom sees to it that fewer than most of a kind are here; for holders of mu.
+func (g *Gate) makeRoom(kind func(*Stranger) bool, most int) bool {
 	n := 0
 	for _, s := range g.strangers {
 		if kind(s) {
@@ -60,7 +71,7 @@ func (g *gate) makeRoom(kind func(*stranger) bool, most int) bool {
 	if n < most {
 		return true
 	}
-	i := slices.IndexFunc(g.strangers, func(s *stranger) bool { return kind(s) && s.evict != nil })
+	i := slices.IndexFunc(g.strangers, func(s *Stranger) bool { return kind(s) && s.evict != nil })
 	if i < 0 || time.Since(g.strangers[i].since) < evictAfter {
 		return false
 	}
@@ -69,8 +80,8 @@ func (g *gate) makeRoom(kind func(*stranger) bool, most int) bool {
 	return true
 }
 
-// leave gives the place back. It may be called again, and after an eviction.
-func (g *gate) leave(s *stranger) {
+// Leave gives the place back. It may be called again, and after an eviction.
+func (g *Gate) Leave(s *Stranger) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if i := slices.Index(g.strangers, s); i >= 0 {

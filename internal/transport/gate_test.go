@@ -14,10 +14,10 @@ func from(ip string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAd
 
 func TestGateBoundsStrangers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gate{most: 3, mostPerAddr: 2}
+		g := NewGate(3, 2)
 		evicted := ""
-		enter := func(name, ip string) (*stranger, error) {
-			return g.enter(from(ip), func() { evicted += name })
+		enter := func(name, ip string) (*Stranger, error) {
+			return g.Enter(from(ip), func() { evicted += name })
 		}
 		a, err := enter("a", "192.0.2.1:1")
 		if err != nil {
@@ -27,8 +27,8 @@ func TestGateBoundsStrangers(t *testing.T) {
 		if _, err := enter("c", "192.0.2.1:3"); !errors.Is(err, errCrowded) {
 			t.Errorf("a third of one address: %v", err)
 		}
-		g.leave(a)
-		g.leave(a)
+		g.Leave(a)
+		g.Leave(a)
 		if _, err := enter("c", "192.0.2.1:3"); err != nil {
 			t.Errorf("in the place of who has left: %v", err)
 		}
@@ -56,10 +56,10 @@ func TestGateBoundsStrangers(t *testing.T) {
 // Who cannot be evicted keeps its place, and the next oldest gives way.
 func TestGatePassesOverWhoCannotBeEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := gate{most: 1, mostPerAddr: 1}
-		g.enter(from("192.0.2.1:1"), nil)
+		g := NewGate(1, 1)
+		g.Enter(from("192.0.2.1:1"), nil)
 		time.Sleep(time.Minute)
-		if _, err := g.enter(from("192.0.2.2:1"), nil); !errors.Is(err, errCrowded) {
+		if _, err := g.Enter(from("192.0.2.2:1"), nil); !errors.Is(err, errCrowded) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -55,7 +55,7 @@ func shutQUIC(ln *quic.Listener) {
 
 // newcomer is kept in the context of a connection.
 type newcomer struct {
-	who    *stranger
+	who    *Stranger
 	proven sync.Once // its handshake has ended, well or not
 }
 
@@ -64,7 +64,7 @@ type newcomerKey struct{}
 // enterQUIC takes a place at the gate. It is given back when the connection is
 // accepted, or when it ends before that.
 func (s *server) enterQUIC(serving, conn context.Context, info *quic.ClientInfo) (context.Context, error) {
-	who, err := s.gate.enter(info.RemoteAddr, nil)
+	who, err := s.gate.Enter(info.RemoteAddr, nil)
 	if err != nil {
 		s.refused(info.RemoteAddr, "quic", err)
 		return nil, err
@@ -74,7 +74,7 @@ func (s *server) enterQUIC(serving, conn context.Context, info *quic.ClientInfo)
 	context.AfterFunc(conn, func() {
 		defer s.running.Done()
 		n.proven.Do(func() {
-			s.gate.leave(who)
+			s.gate.Leave(who)
 			if serving.Err() == nil {
 				s.refused(info.RemoteAddr, "quic", context.Cause(conn))
 			}
@@ -86,7 +86,7 @@ func (s *server) enterQUIC(serving, conn context.Context, info *quic.ClientInfo)
 // leaveQUIC gives the place of a connection back whose handshake was good.
 func (s *server) leaveQUIC(conn *quic.Conn) {
 	if n, ok := conn.Context().Value(newcomerKey{}).(*newcomer); ok {
-		n.proven.Do(func() { s.gate.leave(n.who) })
+		n.proven.Do(func() { s.gate.Leave(n.who) })
 	}
 }
 

@@ -14,10 +14,14 @@ import (
 // ServeOptions are the limits of a serving side. Zero values mean the defaults.
 type ServeOptions struct {
 	Log               *slog.Logger // default: slog.Default()
-	MaxPending        int          // connections that have not proven themselves, in all: 256
-	MaxPendingPerAddr int          // and from one address (IPv6: one /64): 32
+	Gate              *Gate        // bounds connections that have not proven themselves; default:
+	MaxPending        int          // one of its own for 256 in all
+	MaxPendingPerAddr int          // and 32 from one address (IPv6: one /64)
 	MaxStreams        int          // streams on one QUIC connection: 256
 	HandshakeTimeout  time.Duration
+
+	// Refused, if set, is told of everybody who did not get in. It must not wait.
+	Refused func(remote net.Addr, network string, reason error)
 }
 
 func (o ServeOptions) withDefaults() ServeOptions {
@@ -32,6 +36,9 @@ func (o ServeOptions) withDefaults() ServeOptions {
 	fill(&o.MaxPending, 256)
 	fill(&o.MaxPendingPerAddr, 32)
 	fill(&o.MaxStreams, 256)
+	if o.Gate == nil {
+		o.Gate = NewGate(o.MaxPending, o.MaxPendingPerAddr)
+	}
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = handshakeTimeout
 	}
@@ -41,7 +48,7 @@ func (o ServeOptions) withDefaults() ServeOptions {
 // server is what serving over TCP and over QUIC share.
 type server struct {
 	opts       ServeOptions
-	gate       gate
+	gate       *Gate
 	complaints complaints
 	handle     func(context.Context, Conn)
 	running    sync.WaitGroup
@@ -51,7 +58,7 @@ func newServer(opts ServeOptions, handle func(context.Context, Conn)) *server {
 	opts = opts.withDefaults()
 	return &server{
 		opts:       opts,
-		gate:       gate{most: opts.MaxPending, mostPerAddr: opts.MaxPendingPerAddr},
+		gate:       opts.Gate,
 		complaints: complaints{log: opts.Log},
 		handle:     handle,
 	}
@@ -101,7 +108,7 @@ func (s *server) accept(ctx context.Context, ln net.Listener, cfg *tls.Config) e
 // admit starts the handshake of conn if the gate has a place.
 func (s *server) admit(ctx context.Context, conn net.Conn, cfg *tls.Config) {
 	trial, end := context.WithCancelCause(ctx)
-	who, err := s.gate.enter(conn.RemoteAddr(), func() { end(errEvicted) })
+	who, err := s.gate.Enter(conn.RemoteAddr(), func() { end(errEvicted) })
 	if err != nil {
 		end(nil)
 		s.refused(conn.RemoteAddr(), "tls", err)
@@ -116,12 +123,12 @@ func (s *server) admit(ctx context.Context, conn net.Conn, cfg *tls.Config) {
 
 // serveTLS lets a stranger become a peer, in the context of its trial, which
 // the gate may end; then the peer is handled in ctx.
-func (s *server) serveTLS(ctx, trial context.Context, conn net.Conn, cfg *tls.Config, who *stranger) {
+func (s *server) serveTLS(ctx, trial context.Context, conn net.Conn, cfg *tls.Config, who *Stranger) {
 	tuneTCP(conn)
 	cork := NewCork(conn, GatherSize)
 	secured := tls.Server(cork, cfg)
 	err := handshake(trial, secured, s.opts.HandshakeTimeout)
-	s.gate.leave(who)
+	s.gate.Leave(who)
 	if err != nil {
 		conn.Close()
 		if ctx.Err() == nil {
@@ -153,6 +160,9 @@ func (s *server) serve(ctx context.Context, conn Conn) {
 func (s *server) refused(remote net.Addr, network string, reason error) {
 	if _, ok := remoteAlert(reason); ok {
 		reason = fmt.Errorf("the peer refuses us: %w", reason)
+	}
+	if s.opts.Refused != nil {
+		s.opts.Refused(remote, network, reason)
 	}
 	s.complaints.say(slog.LevelWarn, "refused a connection", slog.String("remote", remote.String()),
 		slog.String("network", network), slog.String("reason", reason.Error()))
