@@ -83,8 +83,10 @@ func (b *Broker) receive(d *door, conn net.Conn) {
 
 func (b *Broker) newSubscriber(l *listener, out *outlet) *subscriber {
 	remote := out.conn.RemoteAddr().String()
+	t := l.plan.Load().terms
 	s := &subscriber{
-		terms:      l.plan.Load().terms,
+		terms:      t,
+		outsets:    outsets{live: t.start.live()},
 		out:        out,
 		tally:      l.tally,
 		log:        l.log.With("remote", remote),

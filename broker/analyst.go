@@ -23,7 +23,7 @@ const (
 // meet shows the subscriber a ring that its listener offers. The first one
 // decides the link type, once and for all; of others than that the packets
 // are only counted, and meet returns false.
-func (s *subscriber) meet(r *ring, oldest bool) bool {
+func (s *subscriber) meet(r *ring, from outset) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.linked {
@@ -35,7 +35,7 @@ func (s *subscriber) meet(r *ring, oldest bool) bool {
 		return false
 	}
 	c := &cursor{owner: s, blocks: s.terms.block}
-	r.attach(c, s.terms.form, oldest)
+	r.attach(c, s.terms.form, from)
 	r.readers.add(s)
 	s.arriving = append(s.arriving, c)
 	s.news.Store(true)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"poip/internal/config"
 	"poip/internal/pcap"
@@ -35,7 +36,10 @@ type AdminConfig struct {
 
 // StreamConfig is the table [relay.stream].
 type StreamConfig struct {
-	Memory config.Size `toml:"memory"` // of the ring of each stream
+	Memory      config.Size     `toml:"memory"`       // of the ring of each stream
+	History     config.Size     `toml:"history"`      // on disk, for each stream; 0 is off
+	HistoryAge  config.Duration `toml:"history_age"`  // after which a packet may go; 0: by size alone
+	HistoryFull string          `toml:"history_full"` // when the disk is full: hold, drop_oldest
 }
 
 // ListenerConfig is one [[relay.listener]]. Zero values mean the defaults.
@@ -51,7 +55,7 @@ type ListenerConfig struct {
 	Format         string      `toml:"format"` // pcap, pcap-ns
 	Snaplen        int         `toml:"snaplen"`
 	Overflow       string      `toml:"overflow"` // skip, disconnect, block
-	Start          string      `toml:"start"`    // live, oldest
+	Start          string      `toml:"start"`    // live, oldest, how far back, a time
 	End            string      `toml:"end"`      // wait, close
 	MaxConnections int         `toml:"max_connections"`
 	WriteBuffer    config.Size `toml:"write_buffer"`
@@ -68,7 +72,7 @@ func DefaultConfig() Config {
 			MaxStreams:          1024,
 		},
 		Admin:  AdminConfig{Listen: "127.0.0.1:57080"},
-		Stream: StreamConfig{Memory: 64 << 20},
+		Stream: StreamConfig{Memory: 64 << 20, HistoryAge: config.Duration(24 * time.Hour), HistoryFull: "hold"},
 	}
 }
 
@@ -158,6 +162,9 @@ func (c Config) compile() ([]plan, error) {
 		if names[l.Name] {
 			errs = append(errs, fmt.Errorf("listener %d: the name %q is taken; give each its own", i+1, l.Name))
 		}
+		if p.terms.start.needsHistory() && c.Stream.History == 0 {
+			errs = append(errs, fmt.Errorf("listener %q: key start: %s reaches behind what is in memory: set stream.history, or write live or oldest", l.Name, l.Start))
+		}
 		names[l.Name] = true
 		for _, other := range plans {
 			if p.collides(other) {
@@ -223,7 +230,7 @@ func (c Config) checkRelay() []error {
 	if m := c.Stream.Memory; m < leastMemory || m > mostMemory {
 		bad("key stream.memory: %s: want 2MiB to %s", m, mostMemory)
 	}
-	return errs
+	return append(errs, c.Stream.checkHistory()...)
 }
 
 // leastMemory holds the largest batch, and some segments beside it. The most
@@ -247,7 +254,6 @@ func (l ListenerConfig) check() []error {
 	oneOf("client_auth", l.ClientAuth, "none", "cert")
 	oneOf("format", l.Format, "pcap", "pcap-ns")
 	oneOf("overflow", l.Overflow, "skip", "disconnect", "block")
-	oneOf("start", l.Start, "live", "oldest")
 	oneOf("end", l.End, "wait", "close")
 	if l.ClientAuth == "cert" && !l.TLS {
 		bad("key client_auth: a plain listener sees no certificate; set tls = true")

@@ -3,6 +3,7 @@ package broker
 import (
 	"math"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -11,7 +12,8 @@ type cursor struct {
 	ring      *ring
 	rendition *rendition
 	owner     *subscriber // nil in tests of the ring
-	blocks    bool        // the ring keeps what this cursor has not passed
+	past      *past       // how it reads what the ring has no more; nil: not at all
+	blocks    bool        // the ring, or the history, keeps what this cursor has not passed
 
 	// Owned by the holder of the subscriber's writer role.
 	offset int // in the rendition of the segment; unresolved: behind the mark of ordinal packets
@@ -21,6 +23,8 @@ type cursor struct {
 	seq     uint64 // of the segment
 	packets uint64 // ordinal of the next packet
 	start   uint64 // ordinal of the first packet that was offered
+	away    bool   // the next packet is one that the ring has no more and the history may have
+	parched bool   // away, and the history has nothing more to read either
 }
 
 const unresolved = -1
@@ -28,20 +32,22 @@ const unresolved = -1
 // everything is later than any batch arrives.
 const everything = math.MaxUint64
 
-// attach puts a cursor at the tail, or at the oldest packet that there is.
-func (r *ring) attach(c *cursor, f form, oldest bool) {
+// attach puts a cursor at its outset, as far as that is still there.
+func (r *ring) attach(c *cursor, f form, from outset) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.ring, c.rendition = r, r.renditionIn(f)
-	switch {
-	case len(r.segments) == 0:
-		c.seq, c.offset, c.packets = r.nextSeq, 0, r.head.Load()
-	case oldest:
-		s := r.segments[0]
-		c.seq, c.offset, c.packets = s.seq, 0, s.base
-	default:
-		s := r.segments[len(r.segments)-1]
-		c.seq, c.offset, c.packets = s.seq, unresolved, r.head.Load()
+	head := r.head.Load()
+	c.seq, c.offset, c.packets = r.nextSeq, 0, head
+	switch n := len(r.segments); {
+	case r.history != nil:
+		c.seq, c.offset, c.packets = 0, unresolved, min(head, uint64(from))
+		c.past, c.away = r.history.newPast(r.link, f), true
+		r.locate(c)
+	case n > 0 && from == atTail:
+		c.seq, c.offset = r.segments[n-1].seq, unresolved
+	case n > 0:
+		c.seq, c.packets = r.segments[0].seq, r.segments[0].base
 	}
 	c.start = c.packets
 	r.cursors = append(r.cursors, c)
@@ -51,7 +57,7 @@ func (r *ring) attach(c *cursor, f form, oldest bool) {
 func (r *ring) renditionIn(f form) *rendition {
 	n := r.renditions[f]
 	if n == nil {
-		n = &rendition{form: f}
+		n = &rendition{form: f, keep: renditionPages}
 		r.renditions[f] = n
 	}
 	n.users++
@@ -131,32 +137,28 @@ func (r *ring) view(c *cursor, before uint64) (v view, skipped uint64) {
 }
 
 // next returns when the batch behind the cursor arrived; everything, if there
-// is none.
-func (r *ring) next(c *cursor) (arrival, skipped uint64) {
+// is none. No batch that comes later arrives before the time least.
+func (r *ring) next(c *cursor) (arrival, least, skipped uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, skipped := r.settle(c)
 	if s == nil {
-		return everything, skipped
+		return everything, r.coming.Load(), skipped
 	}
 	i := markAfter(s.marks, uint32(c.packets-s.base))
-	return s.marks[i].arrival, skipped
+	return s.marks[i].arrival, 0, skipped
 }
 
 // settle moves the cursor to the segment that holds the packet behind it, and
-// returns that; nil, if there is no such packet yet. For holders of mu.
+// returns that; nil, if the ring has no such packet. For holders of mu.
 func (r *ring) settle(c *cursor) (s *segment, skipped uint64) {
-	head := r.head.Load()
-	if len(r.segments) == 0 && c.packets < head { // emptied
-		skipped = head - c.packets
-		c.seq, c.offset, c.packets = r.nextSeq, 0, head
+	if r.history != nil {
+		r.locate(c)
+	} else {
+		skipped = r.leap(c)
 	}
-	if len(r.segments) == 0 || c.packets == head {
+	if c.away || len(r.segments) == 0 || c.packets == r.head.Load() {
 		return nil, skipped
-	}
-	if oldest := r.segments[0]; c.seq < oldest.seq {
-		skipped = oldest.base - c.packets
-		c.seq, c.offset, c.packets = oldest.seq, 0, oldest.base
 	}
 	for {
 		s = r.segments[c.seq-r.segments[0].seq]
@@ -168,6 +170,42 @@ func (r *ring) settle(c *cursor) (s *segment, skipped uint64) {
 		}
 		c.seq, c.offset = c.seq+1, 0
 	}
+}
+
+// leap moves a cursor that the ring has passed to the oldest packet, and
+// returns how many it has skipped. For holders of mu.
+func (r *ring) leap(c *cursor) (skipped uint64) {
+	head := r.head.Load()
+	switch {
+	case len(r.segments) == 0 && c.packets < head: // emptied
+		skipped = head - c.packets
+		c.seq, c.offset, c.packets = r.nextSeq, 0, head
+	case len(r.segments) > 0 && c.seq < r.segments[0].seq && c.packets < head:
+		skipped = r.segments[0].base - c.packets
+		c.seq, c.offset, c.packets = r.segments[0].seq, 0, r.segments[0].base
+	}
+	return skipped
+}
+
+// locate finds out whether a cursor is in the ring, and where. One that is away
+// comes back with some room behind it, so that it does not fall out again at
+// once, or when there is nothing more on disk. For holders of mu.
+func (r *ring) locate(c *cursor) {
+	n := len(r.segments)
+	if n == 0 || c.packets < r.segments[0].base {
+		if gone := c.packets < r.head.Load(); gone != c.away {
+			c.away, c.offset = gone, unresolved
+		}
+		return
+	}
+	if c.away && !c.parched && c.packets < r.segments[n/4].base {
+		return
+	}
+	if c.away || c.seq < r.segments[0].seq {
+		i := sort.Search(n, func(i int) bool { return r.segments[i].base > c.packets }) - 1
+		c.seq, c.offset = r.segments[i].seq, unresolved
+	}
+	c.away, c.parched = false, false
 }
 
 // advance moves the cursor behind a packet of its segment.

@@ -95,7 +95,7 @@ func TestTheRoleIsNeverLost(t *testing.T) {
 		s, far := testSubscriber(t, &arrivals)
 		subscribers = append(subscribers, s)
 		for _, r := range all {
-			s.meet(r, true)
+			s.meet(r, atOldest)
 		}
 		runs.Go(s.run)
 		reads.Go(func() { got[i], _ = io.Copy(io.Discard, far); far.Close() })

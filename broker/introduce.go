@@ -16,11 +16,11 @@ func (b *Broker) attach(s *subscriber, d *door) bool {
 	d.listener.tally.connected.Add(1)
 	lead := b.lead(d)
 	if lead != nil {
-		b.introduce(d, s, lead, s.terms.oldest)
+		b.introduce(d, s, lead, s.outsets.of(lead))
 	}
 	for _, st := range b.order {
 		if st != lead && d.takes(st.name) {
-			b.introduce(d, s, st, s.terms.oldest)
+			b.introduce(d, s, st, s.outsets.of(st))
 		}
 	}
 	return true
@@ -57,13 +57,13 @@ func (s *stream) liveliness() int {
 // introduceAll shows everybody behind a door a ring that is new.
 func (b *Broker) introduceAll(d *door, st *stream) {
 	for s := range d.subscribers {
-		b.introduce(d, s, st, true)
+		b.introduce(d, s, st, outset(st.ring.begin))
 		s.notify()
 	}
 }
 
-func (b *Broker) introduce(d *door, s *subscriber, st *stream, oldest bool) {
-	if s.meet(st.ring, oldest) || d.listener.noted[st.name] {
+func (b *Broker) introduce(d *door, s *subscriber, st *stream, from outset) {
+	if s.meet(st.ring, from) || d.listener.noted[st.name] {
 		return
 	}
 	d.listener.noted[st.name] = true

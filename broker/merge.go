@@ -95,13 +95,16 @@ func (s *subscriber) earliest() (first *cursor, before uint64) {
 	least := s.arrivals.Load() + 1
 	before = least
 	for _, c := range s.cursors {
-		arrival, skipped := c.ring.next(c)
+		arrival, soonest, skipped := c.ring.next(c)
 		if skipped > 0 && !s.skip(skipped) {
 			return nil, 0
 		}
+		if soonest > 0 && soonest < before {
+			before = soonest // it is being taken in just now
+		}
 		switch {
 		case arrival < least:
-			first, least, before = c, arrival, least
+			first, least, before = c, arrival, min(least, before)
 		case arrival < before:
 			before = arrival
 		}

@@ -37,11 +37,13 @@ func (l ListenerConfig) compile() (plan, error) {
 	keep(p.compileListen())
 	keep(p.compileStreams())
 	keep(p.compileAllow())
+	begin, err := parseStart(l.Start)
+	keep(err)
 	p.terms = terms{
 		form:       form{nano: l.Format == "pcap-ns", snaplen: uint32(l.Snaplen)},
 		disconnect: l.Overflow == "disconnect",
 		block:      l.Overflow == "block",
-		oldest:     l.Start == "oldest",
+		start:      begin,
 		close:      l.End == "close",
 	}
 	return p, errors.Join(errs...)

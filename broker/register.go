@@ -252,7 +252,7 @@ func (b *Broker) setRing(st *stream, link pcap.LinkType) {
 		}
 		st.former = old
 	}
-	st.ring = newRing(link, int(b.config.Stream.Memory), &b.arrivals)
+	st.ring = newTail(link, int(b.config.Stream.Memory), &b.arrivals, st.history)
 	b.order = append(slices.DeleteFunc(b.order, func(o *stream) bool { return o == st }), st)
 	b.openDoors(st)
 	for _, l := range b.listeners {

@@ -25,6 +25,7 @@ const renditionPages = 8
 type rendition struct {
 	form  form
 	users int // cursors; guarded by ring.mu
+	keep  int // pages
 
 	mu    sync.Mutex
 	pages []*page // the one begun last is the last one
@@ -99,7 +100,7 @@ func (r *rendition) page(s *segment) *page {
 		}
 	}
 	p := new(page)
-	if len(r.pages) == renditionPages {
+	if len(r.pages) == r.keep {
 		p = r.reuse()
 	}
 	if cap(p.buf) < len(s.buf) {
@@ -145,10 +146,14 @@ func (s *slab) before(i int) (offset int, packets uint64) {
 	return s.end(i - 1), s.view.segment.base + uint64(s.view.marks[i-1].packets)
 }
 
-// resolve returns the offset behind the packets, which end with a batch.
-func (s *slab) resolve(packets uint64) int {
-	offset, _ := s.before(markAfter(s.view.marks, uint32(packets-s.view.segment.base)))
-	return offset
+// resolve returns the offset of a packet.
+func (s *slab) resolve(ordinal uint64) int {
+	at, n := s.before(markAfter(s.view.marks, uint32(ordinal-s.view.segment.base)))
+	for ; n < ordinal; n++ {
+		_, _, captured, _ := pcap.Record(s.data[at:])
+		at += pcap.RecordHeaderLen + int(captured)
+	}
+	return at
 }
 
 // A tear is where a write has stopped: at the end of a record, or within one.

@@ -17,11 +17,16 @@ const segmentLen = 256 << 10
 // its latest batches, in segments. One session fills it, any number of
 // cursors read it. A stream whose link type changes gets a new ring.
 //
-// Packets are counted from 0 on for as long as the ring lives; a packet's
-// count is its ordinal. It is not the agent's packet number.
+// Packets are counted; a packet's count is its ordinal. It is not the agent's
+// packet number. Where the stream has a history, the ring counts on from what
+// that has taken in already, and so an ordinal is a place in both. Otherwise
+// the ring counts from 0.
 type ring struct {
 	link     pcap.LinkType
-	arrivals *atomic.Uint64 // numbers the batches of all rings, in the order of their arrival
+	history  *history       // nil: what leaves the ring is gone
+	begin    uint64         // ordinal of its first packet
+	arrivals *atomic.Uint64 // stamp of the latest batch of all rings; see stamp
+	coming   atomic.Uint64  // what the stamp of a batch that is being taken in is at least; 0: there is none
 	head     *atomic.Uint64 // ordinal of the next packet; changes under mu
 	readers  fanout         // who is told of new packets
 
@@ -66,7 +71,7 @@ type mark struct {
 	end     uint32 // offset in the segment
 	packets uint32 // of the segment up to here
 	longest uint32 // captured length up to here
-	arrival uint64 // when the batch arrived; see ring.arrivals
+	arrival uint64 // when the batch arrived; see stamp
 }
 
 // packets is how many the segment holds; for holders of ring.mu.
@@ -75,6 +80,20 @@ func (s *segment) packets() uint64 {
 		return 0
 	}
 	return uint64(s.marks[len(s.marks)-1].packets)
+}
+
+// stamp is the time of an arrival, in nanoseconds since 1970 by our own clock.
+// No two are the same, and none is less than the one before, whatever the clock
+// does: so stamps order the batches of all streams, in memory and on disk.
+func stamp(arrivals *atomic.Uint64) uint64 {
+	now := uint64(max(time.Now().UnixNano(), 1))
+	for {
+		last := arrivals.Load()
+		next := max(last+1, now)
+		if arrivals.CompareAndSwap(last, next) {
+			return next
+		}
+	}
 }
 
 func newRing(link pcap.LinkType, limit int, arrivals *atomic.Uint64) *ring {
@@ -86,6 +105,23 @@ func newRing(link pcap.LinkType, limit int, arrivals *atomic.Uint64) *ring {
 		renditions: make(map[form]*rendition),
 		moved:      make(chan struct{}, 1),
 	}
+}
+
+// newTail returns the ring of a stream whose body is a history.
+func newTail(link pcap.LinkType, limit int, arrivals *atomic.Uint64, h *history) *ring {
+	r := newRing(link, limit, arrivals)
+	if h != nil {
+		r.history, r.begin = h, h.journal.Next()
+		r.head.Store(r.begin)
+	}
+	return r
+}
+
+// announce returns the stamp of a batch that is to be committed with it soon.
+// Until then readers of several rings wait for what comes here.
+func (r *ring) announce() uint64 {
+	r.coming.Store(r.arrivals.Load() + 1)
+	return stamp(r.arrivals)
 }
 
 // reserve returns room for the n bytes of records of one batch. Nobody sees
@@ -100,7 +136,10 @@ func (r *ring) reserve(n int) []byte {
 
 // commit makes the n bytes that were reserved last visible to the cursors.
 // They are whole records.
-func (r *ring) commit(n, packets int) {
+func (r *ring) commit(n, packets int) { r.commitAs(n, packets, 0) }
+
+// commitAs is commit for what has a stamp already, by announce, unless that is 0.
+func (r *ring) commitAs(n, packets int, arrival uint64) {
 	s := r.current
 	nanos, longest := s.settle(s.buf[s.filled : s.filled+n])
 	r.mu.Lock()
@@ -108,13 +147,18 @@ func (r *ring) commit(n, packets int) {
 	if len(s.marks) > 0 {
 		longest = max(longest, s.marks[len(s.marks)-1].longest)
 	}
+	if arrival == 0 {
+		arrival = stamp(r.arrivals)
+	} else {
+		defer r.coming.Store(0)
+	}
 	s.filled += n
 	s.nanos = nanos
 	s.marks = append(s.marks, mark{
 		end:     uint32(s.filled),
 		packets: uint32(s.packets()) + uint32(packets),
 		longest: longest,
-		arrival: r.arrivals.Add(1),
+		arrival: arrival,
 	})
 	r.head.Add(uint64(packets))
 	r.bytes += uint64(n)
@@ -177,7 +221,11 @@ func (r *ring) makeRoom(size int) (overrun []*cursor) {
 }
 
 // holder returns a cursor that keeps the oldest segment from being evicted.
+// Where there is a history, that is what keeps it.
 func (r *ring) holder() *cursor {
+	if r.history != nil {
+		return nil
+	}
 	end := r.segments[0].base + r.segments[0].packets()
 	for _, c := range r.cursors {
 		if c.blocks && c.packets < end {
@@ -192,7 +240,7 @@ func (r *ring) evict() (overrun []*cursor) {
 	s := r.segments[0]
 	end := s.base + s.packets()
 	for _, c := range r.cursors {
-		if c.owner != nil && c.packets < end {
+		if c.owner != nil && c.packets < end && r.history == nil {
 			overrun = append(overrun, c)
 		}
 	}
@@ -262,7 +310,7 @@ func (r *ring) danger(now time.Time) (starved, most bool) {
 	end := oldest.base + oldest.packets()
 	well, behind := 0, 0
 	for _, c := range r.cursors {
-		if c.blocks || c.owner == nil {
+		if c.owner == nil || c.blocks && r.history == nil || c.packets < oldest.base && r.history != nil {
 			continue
 		}
 		isBehind := c.packets < end

@@ -55,7 +55,7 @@ func (m *ringModel) commit(sizes []int) {
 
 func (m *ringModel) attach(f form, oldest, blocks bool) {
 	c := &cursor{blocks: blocks}
-	m.ring.attach(c, f, oldest)
+	m.ring.attach(c, f, outsetOf(oldest))
 	m.readers = append(m.readers, &ringReader{cursor: c, ordinal: c.packets})
 }
 
@@ -193,7 +193,7 @@ func TestRingReusesItsMemory(t *testing.T) {
 		round()
 	}
 	c := new(cursor)
-	r.attach(c, form{snaplen: 65535}, false)
+	r.attach(c, form{snaplen: 65535}, atTail)
 	read := func() {
 		v, _ := r.view(c, everything)
 		s := c.rendition.render(v)
@@ -218,7 +218,7 @@ func TestAViewOutlivesItsSegment(t *testing.T) {
 	}
 	fill(1)
 	c := new(cursor)
-	r.attach(c, canonical, true)
+	r.attach(c, canonical, atOldest)
 	v, _ := r.view(c, everything)
 	s := c.rendition.render(v)
 	for i := range uint64(10) {
@@ -241,7 +241,7 @@ func TestEarliestKeepsTheOrderOfArrival(t *testing.T) {
 	for i := range rings {
 		rings[i] = newRing(pcap.LinkEthernet, 8<<20, &arrivals)
 		c := new(cursor)
-		rings[i].attach(c, canonical, true)
+		rings[i].attach(c, canonical, atOldest)
 		s.cursors = append(s.cursors, c)
 	}
 	const batches = 5000
@@ -277,8 +277,8 @@ func TestARetiredRingKeepsNoMemory(t *testing.T) {
 	copy(r.reserve(len(record)), record)
 	r.commit(len(record), 1)
 	c, d := new(cursor), new(cursor)
-	r.attach(c, form{snaplen: 65535}, true)
-	r.attach(d, form{snaplen: 65535}, true)
+	r.attach(c, form{snaplen: 65535}, atOldest)
+	r.attach(d, form{snaplen: 65535}, atOldest)
 	r.retire()
 	r.detach(c)
 	if v, _ := r.view(d, everything); v.segment == nil {
@@ -289,4 +289,11 @@ func TestARetiredRingKeepsNoMemory(t *testing.T) {
 	if offered, pending := r.detach(d); offered != 1 || pending != 1 || r.holding() != 0 {
 		t.Errorf("offered %d, pending %d, holds %d bytes", offered, pending, r.holding())
 	}
+}
+
+func outsetOf(oldest bool) outset {
+	if oldest {
+		return atOldest
+	}
+	return atTail
 }

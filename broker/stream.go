@@ -25,6 +25,7 @@ type stream struct {
 	// Guarded by Broker.mu.
 	ring    *ring
 	former  *ring    // what it was before, of another link type; nil: none
+	history *history // nil: off
 	session *session // nil: no agent sends it now
 	recent  bool     // it was sent since the relay started, or in the run before
 

@@ -15,7 +15,7 @@ type terms struct {
 	form       form
 	disconnect bool // who falls behind the ring
 	block      bool // the stream for who falls behind the ring
-	oldest     bool // begin at the oldest packet, not at the tail
+	start      start
 	close      bool // when the streams have ended for good
 }
 
@@ -30,6 +30,7 @@ type terms struct {
 type subscriber struct {
 	// Set once before it starts.
 	terms    terms
+	outsets  outsets
 	out      *outlet
 	tally    *tally
 	log      *slog.Logger
