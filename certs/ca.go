@@ -40,11 +40,12 @@ const (
 )
 
 const (
-	caLife   = 10 * 365 * 24 * time.Hour
-	leafLife = 2 * 365 * 24 * time.Hour
+	caLife = 10 * 365 * 24 * time.Hour
 
 	// backdate forgives clocks that are a little behind.
 	backdate = 5 * time.Minute
+
+	authorityOf = "poip authority of " // and the relay's name: an authority's subject
 )
 
 // Init makes an authority and a relay's certificate in dir, which is made
@@ -65,7 +66,7 @@ func Init(dir, name string, hosts []string) error {
 		DNSNames:    names,
 		IPAddresses: ips,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
+	}, RelayLife)
 	if err != nil {
 		return fmt.Errorf("make relay certificate: %w", err)
 	}
@@ -93,7 +94,7 @@ func IssueSensor(dir string, name auth.SensorName, out string) error {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
 	who := SensorSubject(name)
-	sensor, err := ca.issue(who.template())
+	sensor, err := ca.issue(who.template(), SensorLife)
 	if err != nil {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
@@ -130,13 +131,13 @@ func newAuthority(name string) (*authority, error) {
 	}
 	now := time.Now()
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "poip authority of " + name},
+		Subject:               pkix.Name{CommonName: authorityOf + name},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(caLife),
 		KeyUsage:              x509.KeyUsageCertSign,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true, // it signs no other authority
+		MaxPathLen:            1, // the authority that follows it, until nobody relies on this one
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -171,12 +172,12 @@ func openAuthority(dir string) (*authority, error) {
 }
 
 // issue makes a key and has the template signed for it.
-func (a *authority) issue(template *x509.Certificate) (identity, error) {
+func (a *authority) issue(template *x509.Certificate, life time.Duration) (identity, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return identity{}, err
 	}
-	leaf, err := a.sign(template, key.Public(), leafLife)
+	leaf, err := a.sign(template, key.Public(), life)
 	if err != nil {
 		return identity{}, err
 	}
@@ -188,7 +189,7 @@ func (a *authority) issue(template *x509.Certificate) (identity, error) {
 // for the key.
 func (a *authority) sign(template *x509.Certificate, key crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	now := time.Now()
-	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(life)
+	template.NotBefore, template.NotAfter = now.Add(-min(backdate, life/10)), now.Add(life)
 	if template.NotAfter.After(a.cert.NotAfter) {
 		template.NotAfter = a.cert.NotAfter
 	}

@@ -48,6 +48,8 @@ type Entry struct {
 	How       How       `json:"how"`
 	When      time.Time `json:"when"`
 	Remote    string    `json:"remote,omitempty"` // address that asked for it
+	Issuer    string    `json:"issuer,omitempty"` // key identifier of who signed it, in hexadecimal
+	From      string    `json:"from,omitempty"`   // of a renewed one: the number of that before
 }
 
 // A Record is all that is known of one name.
@@ -81,7 +83,7 @@ func EntryOf(cert *x509.Certificate, how How, remote string) Entry {
 	return Entry{
 		Serial: SerialOf(cert), SPKI: KeyOf(cert),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
-		How: how, When: time.Now().UTC().Truncate(time.Second), Remote: remote,
+		How: how, When: time.Now().UTC().Truncate(time.Second), Remote: remote, Issuer: hex.EncodeToString(cert.AuthorityKeyId),
 	}
 }
 

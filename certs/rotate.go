@@ -1,0 +1,190 @@
+package certs
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A relay moves to a new authority in two steps, between which nobody is
+// turned away. Rotate makes the new one: the relay trusts both from then on,
+// and shows a certificate of the new one together with the bridge, which is
+// the new authority's name and key signed by the old one. Whoever trusts
+// either finds a way. Agents learn of the new authority over their sessions,
+// and renew at once what the old one has signed. When all have, Retire ends
+// the trust in the old one.
+
+// BridgeFile leads from the new authority to the old one, between the steps.
+const BridgeFile = "bridge.pem"
+
+// Rotate makes a new authority, and the relay a certificate of it. The old
+// authority's key is gone after it.
+func Rotate(dir string, relayLife time.Duration) error {
+	root, unlock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	roots, err := loadRoots(filepath.Join(dir, CAFile))
+	if err != nil {
+		return err
+	}
+	if len(roots) > 1 {
+		return fmt.Errorf("rotate: %s holds two authorities already: end the rotation that is under way first, with `poip-relay ca retire`", filepath.Join(dir, CAFile))
+	}
+	if certFile, _ := signerFiles(dir); filepath.Base(certFile) != CAFile {
+		return errors.New("rotate: the CA's key is kept elsewhere; a rotation needs it, and to make a new one: do it with the CA's folder at hand")
+	}
+	old, err := openAuthority(dir)
+	if err != nil {
+		return err
+	}
+	if err := succeed(root, old); err != nil {
+		return err
+	}
+	return reissueRelay(root, relayLife)
+}
+
+// succeed puts a new authority in the place of the old one, with the bridge
+// to it.
+func succeed(root *os.Root, old *authority) error {
+	name, _, _ := strings.Cut(strings.TrimPrefix(old.cert.Subject.CommonName, authorityOf), ", ")
+	fresh, err := newAuthority(name + ", " + strings.ToLower(rand.Text()[:6])) // another subject than the old one's
+	if err != nil {
+		return fmt.Errorf("make authority: %w", err)
+	}
+	bridge, err := old.bridgeTo(fresh)
+	if err != nil {
+		return fmt.Errorf("sign the new authority: %w", err)
+	}
+	key, err := encodeKey(fresh.key)
+	if err != nil {
+		return err
+	}
+	if err := replace(root, file{BridgeFile, bridge, publicMode}); err != nil {
+		return err
+	}
+	return replacePair(root, CAFile, CAKey, append(fresh.roots, old.roots...), key)
+}
+
+// bridgeTo signs the name and key of the authority that follows, in PEM.
+func (a *authority) bridgeTo(next *authority) ([]byte, error) {
+	template := &x509.Certificate{
+		Subject:               next.cert.Subject,
+		SubjectKeyId:          next.cert.SubjectKeyId,
+		NotBefore:             next.cert.NotBefore,
+		NotAfter:              a.cert.NotAfter,
+		KeyUsage:              x509.KeyUsageCertSign,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+	}
+	if template.NotAfter.After(next.cert.NotAfter) {
+		template.NotAfter = next.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, next.key.Public(), a.key)
+	if err != nil {
+		return nil, err
+	}
+	return encodeCert(der), nil
+}
+
+// loadBridge reads what leads from the newest authority to another that is
+// trusted too; nothing, where none does.
+func loadBridge(dir string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(dir, BridgeFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load bridge: %w", err)
+	}
+	chain, err := parseRoots(decodeCerts(text))
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", filepath.Join(dir, BridgeFile), err)
+	}
+	roots, err := loadRoots(filepath.Join(dir, CAFile))
+	if err != nil {
+		return nil, err
+	}
+	fits := slices.ContainsFunc(roots[1:], func(old *x509.Certificate) bool { return chain[0].CheckSignatureFrom(old) == nil })
+	if !fits || KeyOf(chain[0]) != KeyOf(roots[0]) {
+		return nil, nil // of a rotation that did not get further, or is over
+	}
+	return text, nil
+}
+
+// Retire ends the trust in every authority but the newest. It refuses while
+// somebody has no certificate of that yet, unless it is forced; these have to
+// join anew then.
+func Retire(dir string, relayLife time.Duration, force bool) error {
+	root, unlock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	roots, err := loadRoots(filepath.Join(dir, CAFile))
+	if err != nil {
+		return err
+	}
+	if len(roots) < 2 {
+		return errors.New("retire: there is one authority only; `poip-relay ca rotate` makes a new one first")
+	}
+	waiting, err := relyingOnOld(dir, roots)
+	if err != nil {
+		return err
+	}
+	if len(waiting) > 0 && !force {
+		return fmt.Errorf("retire: these have no certificate of the new authority yet: %s; wait until they have been online, or say --force: they have to join anew then",
+			strings.Join(waiting, ", "))
+	}
+	if err := replace(root, file{CAFile, encodeCert(roots[0].Raw), publicMode}); err != nil {
+		return err
+	}
+	if err := root.Remove(BridgeFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove bridge: %w", err)
+	}
+	return reissueRelay(root, relayLife)
+}
+
+// relyingOnOld lists who would be turned away without the old authorities.
+func relyingOnOld(dir string, roots []*x509.Certificate) (names []string, err error) {
+	standing, err := loadStanding(dir)
+	if err != nil {
+		return nil, err
+	}
+	old := make(map[string]bool)
+	for _, root := range roots[1:] {
+		old[hex.EncodeToString(root.SubjectKeyId)] = true
+	}
+	for _, role := range []Role{RoleSensor, RoleAnalyst} {
+		records, err := standing.registry.List(role)
+		if err != nil {
+			return nil, err
+		}
+		for _, record := range records {
+			if e, ok := standing.latest(record, time.Now()); ok && old[e.Issuer] {
+				names = append(names, record.Subject().String())
+			}
+		}
+	}
+	return names, nil
+}
+
+// latest is the newest certificate of a name that is still good.
+func (t *Trust) latest(record Record, now time.Time) (Entry, bool) {
+	for _, e := range slices.Backward(record.Certificates) {
+		if now.Before(e.NotAfter) && !t.revoked.Certificate(e.Serial, e.SPKI) {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}

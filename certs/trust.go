@@ -1,0 +1,159 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"poip/auth"
+	"poip/internal/wire"
+)
+
+// Trust is what a relay proves itself with, and by whom it lets itself be
+// convinced, as its data folder said at one moment. It does not change; what
+// was loaded anew takes its place.
+type Trust struct {
+	relay    *Keypair
+	roots    []*x509.Certificate // the newest first
+	pool     *x509.CertPool      // of roots
+	revoked  *auth.Revocations
+	registry Registry
+}
+
+// LoadTrust reads a relay's data folder. All of it has to be good: revocations
+// that cannot be read would be none.
+func LoadTrust(dir string) (*Trust, error) {
+	if err := CheckFolder(dir); err != nil {
+		return nil, err
+	}
+	relay, err := LoadKeypair(filepath.Join(dir, RelayCert), filepath.Join(dir, RelayKey))
+	if err != nil {
+		return nil, err
+	}
+	t, err := loadStanding(dir)
+	if err != nil {
+		return nil, err
+	}
+	t.relay = relay
+	return t, nil
+}
+
+// loadStanding reads what it takes to judge the certificates of others.
+func loadStanding(dir string) (*Trust, error) {
+	roots, err := loadRoots(filepath.Join(dir, CAFile))
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := loadRevocations(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Trust{roots: roots, pool: poolOf(roots), revoked: revoked, registry: OpenRegistry(dir)}, nil
+}
+
+// Relay is the relay's own certificate.
+func (t *Trust) Relay() *Keypair { return t.relay }
+
+// Pool are the authorities.
+func (t *Trust) Pool() *x509.CertPool { return t.pool }
+
+// Authorities are the roots that peers shall trust, in DER, the newest first.
+func (t *Trust) Authorities() (ders [][]byte) {
+	for _, root := range t.roots {
+		ders = append(ders, root.Raw)
+	}
+	return ders
+}
+
+// Valid says why this could not take the place of what is in force.
+func (t *Trust) Valid() error {
+	if err := t.relay.Valid(); err != nil {
+		return fmt.Errorf("load %s: %w", RelayCert, err)
+	}
+	return nil
+}
+
+// Follows says why this cannot take the place of what was in force before: a
+// list of revocations that was there and is gone is damage, not mercy.
+func (t *Trust) Follows(before *Trust) error {
+	if len(t.revoked.Certificates)+len(t.revoked.Names) == 0 && len(before.revoked.Certificates)+len(before.revoked.Names) > 0 {
+		return fmt.Errorf("%s has become empty: put it back; to take back a revocation, issue or enroll anew", RevocationsFile)
+	}
+	return nil
+}
+
+// IntakeTLS is for agents.
+func (t *Trust) IntakeTLS() *tls.Config { return t.judging(IntakeTLS(t.relay, t.pool)) }
+
+// AnalystTLS is for listeners, by their key client_auth.
+func (t *Trust) AnalystTLS(clientAuth string) *tls.Config {
+	if clientAuth == "cert" {
+		return t.judging(AnalystTLS(t.relay, t.pool))
+	}
+	return AnalystTLS(t.relay, nil)
+}
+
+// judging adds our judgement to a configuration's own. It is made in
+// VerifyConnection, which crypto/tls calls for resumed sessions too.
+func (t *Trust) judging(cfg *tls.Config) *tls.Config {
+	own := cfg.VerifyConnection
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		if err := own(state); err != nil || len(state.PeerCertificates) == 0 {
+			return err // who joins has no certificate yet
+		}
+		return t.Standing(state.PeerCertificates)
+	}
+	return cfg
+}
+
+// Standing says why a peer with this chain, its own certificate first, is not
+// to be talked to now, as a refusal on the wire. It is asked at the handshake
+// and again while the connection lasts.
+func (t *Trust) Standing(chain []*x509.Certificate) error {
+	if len(chain) == 0 {
+		return wire.Refusal{Code: wire.CodeForbidden, Reason: "no certificate"}
+	}
+	if reason := t.revocation(chain[0]); reason != "" {
+		return wire.Refusal{Code: wire.CodeRevoked, Reason: reason}
+	}
+	now := time.Now()
+	if now.After(chain[0].NotAfter) {
+		return wire.Refusal{Code: wire.CodeExpired, Reason: fmt.Sprintf("the certificate has expired on %s", chain[0].NotAfter.Format(time.RFC3339))}
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: t.pool, Intermediates: poolOf(chain[1:]), CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &unknown):
+		return wire.Refusal{Code: wire.CodeRevoked, Reason: "the authority of the certificate is not accepted any more"}
+	case err != nil:
+		return wire.Refusal{Code: wire.CodeForbidden, Reason: err.Error()}
+	}
+	return nil
+}
+
+// revocation says how the certificate was revoked, if it was.
+func (t *Trust) revocation(leaf *x509.Certificate) string {
+	if t.revoked.Certificate(SerialOf(leaf), KeyOf(leaf)) {
+		return "the certificate is revoked"
+	}
+	identity, err := auth.IdentityOf(leaf)
+	if err != nil || !t.revoked.Name(identity) {
+		return ""
+	}
+	who, err := SubjectOf(leaf)
+	if err != nil {
+		return "the certificate's name is revoked"
+	}
+	record, err := t.registry.Lookup(who)
+	if err != nil || !slices.ContainsFunc(record.Certificates, func(e Entry) bool { return e.Serial == SerialOf(leaf) && e.SPKI == KeyOf(leaf) }) {
+		return "the certificate's name was revoked, and the relay has not issued this certificate since"
+	}
+	return ""
+}
