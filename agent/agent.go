@@ -49,6 +49,12 @@ type Agent struct {
 	// Stdin is where captures of standard input read. New sets it.
 	Stdin io.Reader
 
+	// Prepared, if set, is called once all that takes privileges is done.
+	Prepared func() error
+
+	// Renewal, if set, keeps the sensor's certificate alive.
+	Renewal *Renewal
+
 	// Progress, if set, is told how many bytes of a capture's file are read.
 	Progress func(capture string, done, total int64)
 
@@ -105,6 +111,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.prepare(ctx, captures); err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	sending, abort := context.WithCancel(context.WithoutCancel(ctx))
@@ -112,6 +121,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var watch sync.WaitGroup
 	watch.Go(func() { limitDrain(ctx, sending, abort) })
+	watch.Go(func() { a.Renewal.watch(sending) })
 	defer watch.Wait()
 	defer abort()
 
@@ -181,7 +191,7 @@ func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, erro
 	log := a.log.With("stream", name.String())
 	q := newQueue(c.memory, c.config.finite())
 	u := newUplink(q, a.stopping, log)
-	u.endpoints, u.open, u.hold = a.config.Relay, a.Open, a.hold
+	u.endpoints, u.open, u.hold, u.renewal = a.config.Relay, a.Open, a.hold, a.Renewal
 	s := &stream{name: name, queue: q, uplink: u, log: log}
 	a.streams = append(a.streams, s)
 	a.uplinks.Go(func() { s.deliver(a.sending) })

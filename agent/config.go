@@ -11,6 +11,7 @@ import (
 	"poip/agent/capture"
 	"poip/auth"
 	"poip/internal/config"
+	"poip/internal/confine"
 	"poip/internal/pcap"
 	"poip/internal/transport"
 )
@@ -22,6 +23,8 @@ type Config struct {
 	Data       string          `toml:"data"`
 	Memory     config.Size     `toml:"memory"`
 	Congestion string          `toml:"congestion"`
+	User       string          `toml:"user"`
+	Confine    confine.Mode    `toml:"confine"`
 	Captures   []CaptureConfig `toml:"capture"`
 }
 
@@ -47,7 +50,7 @@ const leastMemory = 1 << 20
 
 // DefaultConfig is what holds where the file says nothing.
 func DefaultConfig() Config {
-	return Config{Memory: 64 << 20, Congestion: "auto"}
+	return Config{Memory: 64 << 20, Congestion: "auto", Confine: confine.Auto}
 }
 
 // Relays are endpoints, tried in order. In the file they are one string or a
@@ -101,6 +104,9 @@ func (c *Config) Check() error {
 	}
 	if c.Congestion == "" {
 		say("congestion is empty: want \"auto\" or a name that the kernel knows, as in \"cubic\"")
+	}
+	if err := c.Confine.Check(); err != nil {
+		say("%w", err)
 	}
 	if len(c.Captures) == 0 {
 		say("no capture: add [[agent.capture]] with interface, file, stdin or command")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"poip/internal/config"
+	"poip/internal/confine"
 	"poip/internal/pcap"
 )
 
@@ -14,6 +15,7 @@ import (
 type Config struct {
 	Name      string           `toml:"name"`
 	Data      string           `toml:"data"`
+	Confine   confine.Mode     `toml:"confine"` // empty is auto
 	Intake    IntakeConfig     `toml:"intake"`
 	Admin     AdminConfig      `toml:"admin"`
 	Stream    StreamConfig     `toml:"stream"`
@@ -198,6 +200,9 @@ func (c Config) checkRelay() []error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.Name == "" {
 		bad("key name is missing: write the relay's name as its certificate says it")
+	}
+	if err := c.Confine.Check(); err != nil {
+		bad("key %w", err)
 	}
 	if c.Data == "" {
 		bad("key data is missing: write the directory that `poip-relay init` made")

@@ -16,6 +16,7 @@ import (
 	"poip/certs"
 	"poip/internal/cli"
 	"poip/internal/config"
+	"poip/internal/systemd"
 	"poip/internal/transport"
 )
 
@@ -77,6 +78,8 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.memory, "memory", s.config.Memory.String(), "`SIZE` of what may wait while the relay does not acknowledge")
 	f.StringVar(&s.config.Congestion, "congestion", s.config.Congestion, "TCP congestion control by `NAME`, or auto")
 	f.StringVar(&s.config.RelayName, "relay-name", "", "`NAME` in the relay's certificate, where it is not the HOST")
+	f.StringVar(&s.config.User, "user", "", "`NAME` of the user to become, once sockets are open")
+	f.StringVar((*string)(&s.config.Confine), "confine", string(s.config.Confine), "what is given up once sockets are open: `auto`, require or off")
 	f.StringVar(&s.config.Data, "data", "", "`DIR`ectory with sensor.pem, sensor.key and ca.pem")
 	f.StringVar(&s.one.Name, "name", "", "`NAME` of the stream (default: made from what is captured)")
 	f.StringVar(&s.one.Interface, "interface", "", "capture from the interface `IF`, or from \"any\"")
@@ -92,7 +95,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
 	for _, flag := range []string{
 		"relay", "relay-name", "data", "memory", "congestion", "name", "interface", "file", "stdin", "command",
-		"filter", "filter-program", "snaplen", "latency", "promiscuous", "direction", "pace",
+		"filter", "filter-program", "snaplen", "latency", "promiscuous", "direction", "pace", "user", "confine",
 	} {
 		cmd.MarkFlagsMutuallyExclusive("config", flag) // rather than leave it out silently
 	}
@@ -184,7 +187,15 @@ func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progr
 		a.Progress = progress.show
 	}
 	id.dialer.Resolved = a.Resolved
-	return a.Run(ctx)
+	manager := systemd.Notifier{Log: log}
+	a.Prepared = func() error {
+		if err := confineTo(cfg, log); err != nil {
+			return err
+		}
+		manager.Ready("capturing")
+		return nil
+	}
+	return manager.Run(ctx, func() { a.Status() }, a.Run)
 }
 
 func newCheck() *cobra.Command {

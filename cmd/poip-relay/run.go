@@ -20,6 +20,7 @@ import (
 	"poip/certs"
 	"poip/internal/cli"
 	"poip/internal/config"
+	"poip/internal/systemd"
 )
 
 func newRun(logs *cli.LogFlags) *cobra.Command {
@@ -136,6 +137,10 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := confineTo(path, cfg, log); err != nil {
+		return err
+	}
+	manager := systemd.Notifier{Log: log}
 	reloads, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -145,11 +150,14 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 			case <-reloads.Done():
 				return
 			case <-hup:
+				manager.Reloading()
 				reload(path, b, &trusted, log)
+				manager.Ready("running")
 			}
 		}
 	}()
-	err = b.Run(ctx)
+	manager.Ready("running")
+	err = manager.Run(ctx, func() { b.Streams(); b.Listeners() }, b.Run)
 	stop()
 	<-done
 	return err

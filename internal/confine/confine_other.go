@@ -1,0 +1,13 @@
+//go:build !linux
+
+package confine
+
+import "fmt"
+
+// Apply does nothing, which is an error where something is required.
+func Apply(need Need) (InForce, error) {
+	if need.Mode == Require || need.User != "" {
+		return InForce{}, fmt.Errorf("confine: %w: take out user, and confine = \"require\"", errElsewhere)
+	}
+	return InForce{Capabilities: "as they were", Why: errElsewhere.Error()}, nil
+}
