@@ -40,7 +40,7 @@ func floorOf(err error) time.Duration {
 	switch codeOf(err) {
 	case wire.CodeFenced:
 		return fencedDelay
-	case wire.CodeVersion, wire.CodeForbidden:
+	case wire.CodeVersion, wire.CodeForbidden, wire.CodeRevoked:
 		return refusedDelay
 	}
 	return 0
@@ -74,6 +74,8 @@ func remedyOf(err error) string {
 		return "update the older of agent and relay"
 	case wire.CodeForbidden:
 		return "check on the relay that this sensor's certificate was issued there, for this name, and is not revoked"
+	case wire.CodeRevoked, wire.CodeExpired:
+		return "let this sensor join anew: on the relay poip-relay token SENSOR --replace, here poip-agent enroll; until then what is captured is kept as far as there is room"
 	case wire.CodeFenced:
 		return "another agent uses the same identity and stream: stop it, or give each sensor an identity of its own (poip-relay issue)"
 	case wire.CodeLimit:

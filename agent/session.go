@@ -26,6 +26,7 @@ type session struct {
 	conn    transport.Conn
 	greeted func(wire.Hello, wire.HelloAck) // told of each epoch that the relay takes
 	pulse   func()                          // called whenever statistics are sent
+	renewal *Renewal                        // of the sensor's certificate; nil: none
 
 	answer chan wire.HelloAck // from the listener to the sender
 	over   atomic.Bool        // the sender has said everything; what the listener meets now is no error
@@ -209,6 +210,9 @@ func (s *session) end(ep *epoch) error {
 func (s *session) stats(ep *epoch) error {
 	s.pulse()
 	s.scratch = wire.AppendStats(s.scratch[:0], s.queue.stats(ep, time.Now().UnixNano()))
+	if request := s.renewal.ask(s); request != nil {
+		s.scratch = wire.AppendRenew(s.scratch, wire.Renew{Request: request})
+	}
 	return s.write(s.scratch)
 }
 
@@ -281,6 +285,10 @@ func (s *session) hear(t wire.Type, payload []byte) (last bool, err error) {
 			return false, err
 		}
 		return false, refusal
+	case wire.TypeCertificate:
+		return false, s.renewal.answered(s, payload)
+	case wire.TypeTrust:
+		return false, s.renewal.believe(payload)
 	}
 	return false, fmt.Errorf("%w: relay sent a frame of type %d", wire.ErrMalformed, t)
 }

@@ -21,6 +21,7 @@ type uplink struct {
 	open      func(context.Context, transport.Endpoint) (transport.Conn, error)
 	hold      func(transport.Conn) (release func()) // from the eyes of captures
 	stopping  <-chan struct{}                       // closed when the agent is to stop: make haste
+	renewal   *Renewal                              // of the sensor's certificate; nil: none
 	log       *slog.Logger
 
 	// Owned by run.
@@ -136,6 +137,8 @@ func (u *uplink) attempt(ctx context.Context, ep transport.Endpoint) (healthy bo
 		log.Info("connected to relay", "relay", ep.String(), "remote", conn.RemoteAddr().String(), "congestion", conn.Congestion())
 		u.connected(ep)
 	}, u.tellLosses)
+	s.renewal = u.renewal
+	defer u.renewal.left(s)
 	err = s.run(ctx)
 	lasted := !began.IsZero() && time.Since(began) >= healthyAfter
 	return s.proven.Load() || lasted, err
@@ -198,7 +201,7 @@ func levelOf(err error) slog.Level {
 	switch codeOf(err) {
 	case wire.CodeDraining:
 		return slog.LevelInfo
-	case wire.CodeVersion, wire.CodeForbidden, wire.CodeFenced, wire.CodeProtocol, wire.CodeHole, wire.CodeCorrupt:
+	case wire.CodeVersion, wire.CodeForbidden, wire.CodeFenced, wire.CodeProtocol, wire.CodeHole, wire.CodeCorrupt, wire.CodeRevoked, wire.CodeExpired:
 		return slog.LevelError
 	}
 	if errors.Is(err, wire.ErrMalformed) {
