@@ -49,6 +49,17 @@ type Options struct {
 	// SensorOf names the owner of a verified certificate; default auth.SensorOf.
 	SensorOf func(*x509.Certificate) (auth.SensorName, error)
 
+	// Standing says why a peer with this chain of certificates is not to be
+	// talked to any more, as a wire.Refusal; default: everybody stays.
+	Standing func([]*x509.Certificate) error
+
+	// Renew signs the request of a sensor which goes by this chain, and
+	// returns the new one; default: nobody renews.
+	Renew func(chain []*x509.Certificate, request []byte, remote string) ([]*x509.Certificate, error)
+
+	// Expiry, if set, is when the relay's own certificate ends.
+	Expiry func() time.Time
+
 	// MayPublish says why a sensor may not send a stream; default auth.MayPublish.
 	MayPublish func(auth.SensorName, auth.StreamName) error
 
@@ -89,6 +100,7 @@ type Broker struct {
 	arrivals   atomic.Uint64 // batches, of all rings
 	complaints complaints
 	strangers  strangers
+	guard      *guard
 	life       context.Context // ends when analysts are let in no more
 	end        context.CancelFunc
 	hard       context.Context // ends when connections are closed, whatever they do
@@ -122,6 +134,7 @@ func New(cfg Config, opts Options) (*Broker, error) {
 	b := &Broker{
 		opts:       opts,
 		log:        opts.Log,
+		guard:      newGuard(opts),
 		store:      store{dir: cfg.Data},
 		forgetting: 10 * time.Minute,
 		blocking:   30 * time.Second,
@@ -231,6 +244,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	b.drain(stopIntake)
 	stopAdmin()
 	servers.Wait()
+	b.guard.signing.Wait()
 	b.analysts.Wait()
 	b.mu.Lock()
 	for _, st := range b.order {
@@ -249,6 +263,8 @@ func (b *Broker) start() {
 		b.analysts.Go(func() { b.accept(k) })
 	}
 	b.analysts.Go(b.keepHouse)
+	b.analysts.Go(func() { b.guard.watch(b.life) })
+	b.analysts.Go(func() { b.keepRoster(b.life) })
 	b.log.Info("relay is running", b.addresses()...)
 }
 

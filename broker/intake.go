@@ -45,6 +45,8 @@ type session struct {
 	begin  func(*session, wire.Hello) (*stream, *ring, *epoch, error)
 	ended  func(*session, wire.End) // an epoch has
 
+	vouched // of its certificate; trust.go
+
 	stop atomic.Uint32 // the wire.Code to end with; 0: go on
 	done chan struct{} // closed when it takes nothing more
 
@@ -110,6 +112,8 @@ func (s *session) run() error {
 var reasons = map[wire.Code]string{
 	wire.CodeFenced:   "a newer session of the same stream took over",
 	wire.CodeDraining: "the relay is shutting down",
+	wire.CodeRevoked:  "the certificate, or the authority it is from, is not accepted any more",
+	wire.CodeExpired:  "the certificate has expired",
 }
 
 // farewell acknowledges what was received and tells the agent why it ends.
@@ -175,6 +179,8 @@ func (s *session) take(h wire.Header) error {
 		return s.statistics(payload)
 	case h.Type == wire.TypeEnd && s.state == streaming:
 		return s.end(payload)
+	case h.Type == wire.TypeRenew && s.state != greeting:
+		return s.renew(payload)
 	}
 	return s.outOfPlace(h.Type)
 }
@@ -211,6 +217,7 @@ func (s *session) greet(payload []byte) error {
 		MaxBatch: wire.MaxBatchLen,
 		Idle:     uint32(wire.Idle.Milliseconds()),
 	})
+	s.out = s.announce(s.out)
 	return s.write(wire.Idle)
 }
 

@@ -59,6 +59,7 @@ func (m meter) Collect(out chan<- prometheus.Metric) {
 	for _, l := range m.broker.Listeners() {
 		l.collect(out)
 	}
+	m.broker.collectTrust(out)
 }
 
 func counter(out chan<- prometheus.Metric, d *prometheus.Desc, n uint64, labels ...string) {

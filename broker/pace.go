@@ -139,7 +139,7 @@ func (s *session) ack() error {
 
 // sign repeats the last ack.
 func (s *session) sign() error {
-	s.out = wire.AppendAck(s.out[:0], wire.Ack{Next: s.acked})
+	s.out = s.announce(wire.AppendAck(s.out[:0], wire.Ack{Next: s.acked}))
 	return s.write(wire.Idle)
 }
 

@@ -28,6 +28,9 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 		done:  make(chan struct{}),
 	}
 	err := b.admitSession(s)
+	if err == nil {
+		err = b.vouch(s)
+	}
 	if err != nil {
 		log.Warn("refused an agent", "reason", err.Error())
 		s.farewell(err)
@@ -36,6 +39,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	stop := context.AfterFunc(ctx, func() { s.interrupt(wire.CodeDraining) })
 	defer stop()
 	err = s.run()
+	b.guard.leave(s.guest)
 	b.hangUp(s)
 	b.release(s, err)
 	if err := conn.Close(); err != nil {
@@ -60,6 +64,7 @@ func (b *Broker) admitSession(s *session) error {
 		return refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
 	}
 	s.window, s.block = int(b.config.Intake.Window), b.blocking
+	s.guard = b.guard
 	// Twice, for a sensor that comes back before its old connections are given up.
 	if most := 2*b.config.Intake.MaxStreamsPerSensor + 8; b.talking[sensor] >= most {
 		return refuse(wire.CodeLimit, "sensor %s has %d connections already (max_streams_per_sensor)", sensor, most)
@@ -134,6 +139,7 @@ func (b *Broker) fence(st *stream, older, newer *session) {
 	older.interrupt(wire.CodeFenced)
 	<-older.done
 	st.ledger.fenced.Add(1)
+	b.guard.takenOver(st, older, newer)
 	st.log.Warn("a newer session takes the stream over", "remote", newer.conn.RemoteAddr().String(), "from", older.conn.RemoteAddr().String())
 }
 
