@@ -61,10 +61,12 @@ type session struct {
 	unacked int       // bytes of frames since the last ack
 	owed    time.Time // since when there is something to acknowledge; zero: nothing
 	acked   wire.PacketNumber
-	spoke   time.Time // when we wrote last
-	heard   time.Time // when something arrived last, as far as we looked
-	fresh   bool      // something arrived since
-	held    time.Time // since when blocking readers hold the stream; zero: they do not
+	entered bool              // the history knows that this epoch goes on
+	seen    wire.PacketNumber // what the agent has sent in this conversation; no ack may exceed it
+	spoke   time.Time         // when we wrote last
+	heard   time.Time         // when something arrived last, as far as we looked
+	fresh   bool              // something arrived since
+	held    time.Time         // since when blocking readers hold the stream; zero: they do not
 
 	head    [wire.FrameHeaderLen]byte
 	control [wire.MaxControlLen]byte
@@ -77,6 +79,7 @@ type state int
 const (
 	greeting state = iota // no hello yet
 	streaming
+	closing // an end has come, and what is before it is not in our care yet
 	resting // an epoch has ended, and no other has begun
 )
 
@@ -128,7 +131,8 @@ func (s *session) farewell(err error) {
 	}
 	s.out = s.out[:0]
 	if s.state != greeting && s.held.IsZero() {
-		s.out = wire.AppendAck(s.out, wire.Ack{Next: s.position})
+		s.settle()
+		s.out = wire.AppendAck(s.out, wire.Ack{Next: s.acked})
 	}
 	s.out = wire.AppendRefusal(s.out, refusal)
 	if err := s.write(farewell); err != nil {
@@ -171,7 +175,7 @@ func (s *session) take(h wire.Header) error {
 		return err
 	}
 	switch {
-	case h.Type == wire.TypeHello && s.state != streaming:
+	case h.Type == wire.TypeHello && (s.state == greeting || s.state == resting):
 		return s.greet(payload)
 	case h.Type == wire.TypeGap && s.state == streaming:
 		return s.gap(payload)
@@ -186,7 +190,7 @@ func (s *session) take(h wire.Header) error {
 }
 
 func (s *session) outOfPlace(t wire.Type) error {
-	where := [...]string{"before a hello", "within an epoch", "between epochs"}[s.state]
+	where := [...]string{"before a hello", "within an epoch", "before its end is acknowledged", "between epochs"}[s.state]
 	return refuse(wire.CodeProtocol, "frame of type %d %s", t, where)
 }
 
@@ -208,11 +212,13 @@ func (s *session) greet(payload []byte) error {
 		return errStopped
 	}
 	s.position = wire.PacketNumber(s.epoch.next.Load())
-	s.acked, s.unacked, s.owed, s.held = s.position, 0, time.Time{}, time.Time{}
+	s.acked = s.careFrom(hello.Oldest)
+	s.seen, s.unacked, s.owed, s.held = s.acked, 0, time.Time{}, time.Time{}
+	s.entered = false
 	s.state = streaming
 	s.out = wire.AppendHelloAck(s.out[:0], wire.HelloAck{
 		Version:  wire.Version,
-		Position: s.position,
+		Position: s.acked,
 		Window:   uint32(s.window),
 		MaxBatch: wire.MaxBatchLen,
 		Idle:     uint32(wire.Idle.Milliseconds()),
@@ -269,6 +275,7 @@ func (s *session) batch(length int) error {
 		return s.append(header, h, length)
 	case duplicate:
 		s.stream.ledger.duplicates.Add(uint64(h.Count))
+		s.see(h.Next())
 		s.owe(wire.BatchPrefixLen + length)
 		return s.discard(length)
 	default:
@@ -282,6 +289,9 @@ func (s *session) append(header []byte, h wire.BatchHeader, length int) error {
 			return err
 		}
 	}
+	if err := s.awaitDisk(); err != nil {
+		return err
+	}
 	records := s.ring.reserve(length)
 	if _, err := io.ReadFull(s, records); err != nil {
 		return err
@@ -289,7 +299,8 @@ func (s *session) append(header []byte, h wire.BatchHeader, length int) error {
 	if err := wire.VerifyBatch(header, records); err != nil {
 		return refuse(wire.CodeCorrupt, "%s", err)
 	}
-	s.ring.commit(length, int(h.Count))
+	arrival := s.store(header, records)
+	s.ring.commitAs(length, int(h.Count), arrival)
 	s.stream.ledger.packets.Add(uint64(h.Count))
 	s.stream.ledger.bytes.Add(uint64(length))
 	s.moveTo(h.Next())
@@ -306,7 +317,10 @@ func (s *session) append(header []byte, h wire.BatchHeader, length int) error {
 func (s *session) moveTo(next wire.PacketNumber) {
 	s.position = next
 	s.epoch.next.Store(uint64(next))
+	s.see(next)
 }
+
+func (s *session) see(next wire.PacketNumber) { s.seen = max(s.seen, next) }
 
 // discard reads n bytes and drops them.
 func (s *session) discard(n int) error {
@@ -325,6 +339,9 @@ func (s *session) gap(payload []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := s.awaitDisk(); err != nil {
+		return err
+	}
 	s.owe(wire.FrameHeaderLen + len(payload))
 	switch p := s.judge(g.First, g.Next()); {
 	case p == wanted && g.Count == 0:
@@ -336,10 +353,12 @@ func (s *session) gap(payload []byte) error {
 		s.moveTo(g.Next())
 	case p == duplicate:
 		s.stream.ledger.duplicates.Add(g.Count)
+		s.see(g.Next())
 		return nil
 	default:
 		return s.misplaced(p, "gap", g.First, g.Next())
 	}
+	s.storeGap(g)
 	s.stream.lose(g.Count, g.Cause)
 	return nil
 }
@@ -362,9 +381,21 @@ func (s *session) end(payload []byte) error {
 		return refuse(wire.CodeProtocol, "epoch ends at %d, position is %d", e.Next, s.position)
 	}
 	s.publish()
+	s.storeEnd(e)
 	s.ended(s, e)
-	s.state = resting
-	s.out = wire.AppendAck(s.out[:0], wire.Ack{Next: s.position, Ended: true})
-	s.settle()
-	return s.write(wire.Idle)
+	s.state = closing
+	return s.conclude(time.Now())
+}
+
+// conclude answers an end, as soon as all that came before is in our care.
+func (s *session) conclude(now time.Time) error {
+	if s.settle(); s.owed.IsZero() {
+		s.state = resting
+		s.out = wire.AppendAck(s.out[:0], wire.Ack{Next: s.position, Ended: true})
+		return s.write(wire.Idle)
+	}
+	if now.Sub(s.spoke) >= wire.SignOfLife {
+		return s.sign()
+	}
+	return nil
 }

@@ -91,6 +91,8 @@ func (s *session) tick(now time.Time) error {
 		return nil
 	case now.Sub(s.heard) >= wire.Idle:
 		return errIdle
+	case s.state == closing:
+		return s.conclude(now)
 	case !s.held.IsZero():
 		return s.checkHold(now)
 	case !s.owed.IsZero() && now.Sub(s.owed) >= ackDelay:
@@ -117,15 +119,20 @@ func (s *session) owe(n int) {
 	}
 }
 
-// settle notes that everything is acknowledged.
+// settle notes that all that is in our care is acknowledged, and when to look
+// for more where that is not all that came.
 func (s *session) settle() {
-	s.acked, s.unacked, s.owed = s.position, 0, time.Time{}
+	s.unacked, s.owed = 0, time.Time{}
+	var all bool
+	if s.acked, all = s.care(); !all {
+		s.owed = time.Now().Add(carePoll - ackDelay)
+	}
 }
 
-// ack acknowledges all that was received, unless blocking readers hold the
-// stream back: an agent without acks stops by itself at the end of its window.
+// ack acknowledges what is in our care, unless blocking readers hold the stream
+// back: an agent without acks stops by itself at the end of its window.
 func (s *session) ack() error {
-	if c, _ := s.ring.trim(); c != nil {
+	if c, _ := s.holder(); c != nil {
 		if s.held.IsZero() {
 			s.held = time.Now()
 			s.ring.readers.publish(segmentLen)
@@ -133,7 +140,10 @@ func (s *session) ack() error {
 		return nil
 	}
 	s.held = time.Time{}
-	s.settle()
+	before := s.acked
+	if s.settle(); s.acked == before && !s.owed.IsZero() {
+		return nil // the disk is not there yet
+	}
 	return s.sign()
 }
 
@@ -146,7 +156,7 @@ func (s *session) sign() error {
 // checkHold looks whether a stream that is held may go on, and whether who
 // holds it takes anything.
 func (s *session) checkHold(now time.Time) error {
-	c, since := s.ring.trim()
+	c, since := s.holder()
 	if c == nil {
 		return s.ack()
 	}

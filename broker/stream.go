@@ -51,6 +51,10 @@ type epoch struct {
 	// one which is sent again is known by its place only.
 	unknownAt wire.PacketNumber
 	unknown   bool
+	safe      wire.PacketNumber // below this the history had everything when we looked last
+	about     struct{}          // for the history
+	ended     bool              // the history has its end …
+	final     bool              // … and that it was the stream's as well
 
 	over bool // its end has come; guarded by stream.mu
 }
