@@ -12,8 +12,8 @@ LDFLAGS := -s -w -X poip/internal/cli.Version=$(VERSION)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 # What the tests run beside us: Debian's packages, and a command of each.
-DEB_PACKAGES := tshark tcpdump ncat netcat-openbsd socat stunnel4 iperf3 nftables tcpreplay iproute2 openssl procps
-DEB_COMMANDS := tshark tcpdump ncat nc.openbsd socat stunnel4 iperf3 nft tcpreplay ip openssl pgrep
+DEB_PACKAGES := tshark tcpdump ncat netcat-openbsd socat stunnel4 iperf3 nftables tcpreplay iproute2 openssl procps strace
+DEB_COMMANDS := tshark tcpdump ncat nc.openbsd socat stunnel4 iperf3 nft tcpreplay ip openssl pgrep strace
 
 export POIP_CAPTURES ?= $(abspath ../shared/captures)
 export GOTOOLCHAIN   ?= local
@@ -41,6 +41,19 @@ deps: ## install the tools that tests compare with (Debian packages)
 test: deps build ## every test, with the real tools
 	go test -count=1 -timeout 20m ./...
 
+.PHONY: test-faults
+test-faults: deps ## every row of the fault matrix, on the real programs (minutes)
+	go test -tags faults -count=1 -timeout 20m -parallel 4 -skip '^TestSoak$$' ./internal/faults
+
+SOAK ?= 1h
+SEED := $(or $(SEED),$(shell date +%s))
+.PHONY: soak
+soak: deps ## a random mix of faults for SOAK (1h), chosen by SEED
+	@mkdir -p bin; : >bin/soak.log; tail -f bin/soak.log & trap "kill $$!" EXIT; \
+	echo "soak for $(SOAK) with SEED=$(SEED)"; \
+	SOAK=$(SOAK) SEED=$(SEED) SOAK_LOG=$(abspath bin/soak.log) \
+	  go test -tags faults -count=1 -timeout 0 -run '^TestSoak$$' ./internal/faults
+
 .PHONY: race
 race: deps build ## the tests of our own code under the race detector
 	go test -race -short -count=1 -timeout 20m ./agent/... ./auth ./broker ./certs ./internal/config ./internal/pcap ./internal/transport ./internal/wire
@@ -63,8 +76,10 @@ bench: deps build ## side by side with the neighbors, as ratios in one run
 lint: ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags faults ./internal/faults
 	cd .ci/tools && go build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
+	bin/staticcheck -tags faults ./internal/faults
 
 .PHONY: cross
 cross: ## every platform that we promise
@@ -81,4 +96,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13

@@ -1,0 +1,152 @@
+//go:build faults
+
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"poip/internal/poiptest"
+)
+
+// TestSpoolDiskFull: the disk under the spool is smaller than the spool may be,
+// and the relay is away. The agent goes on capturing and counts what it cannot
+// keep; when the relay is back, so is everything else.
+func TestSpoolDiskFull(t *testing.T) {
+	t.Parallel()
+	poiptest.RunInNetns(t, func() {
+		s := newSite(t, plan{agent: "memory = \"2MiB\"\nspool = \"1GiB\""})
+		poiptest.MountTmpfs(t, s.path("branch-7", "spool"), 16<<20)
+		s.start()
+		before := s.rest()
+		s.source.send(1000)
+		eventually(t, "the first have arrived", func() bool { return s.relay.received() == 1000 })
+		s.relay.Kill()
+		for sent := 0; sent < 150_000; sent += 1000 { // 62 MB
+			s.source.send(1000)
+			time.Sleep(20 * time.Millisecond)
+		}
+		s.relay.start()
+		eventually(t, "the stream is live", s.relay.live)
+		s.source.send(1000)
+		b := s.reckon()
+		if b.lost["spool_overflow"] == 0 || len(b.lost) != 1 || len(b.unknown) != 0 || b.vanished != 0 {
+			t.Errorf("want spool_overflow and nothing else: %v", b)
+		}
+		s.agreeAgent(b)
+		if b.kept < 20_000 {
+			t.Errorf("of 16 MiB of disk and 2 MiB of memory came %d packets", b.kept)
+		}
+		s.rested(before)
+	})
+}
+
+// TestHistoryDiskFullHolds: the relay does not acknowledge what it cannot write,
+// its analysts get it all the same, and it goes on when there is room again.
+func TestHistoryDiskFullHolds(t *testing.T) {
+	t.Parallel()
+	poiptest.RunInNetns(t, func() {
+		s := newSite(t, plan{stream: `history_full = "hold"`, agent: `memory = "2MiB"`})
+		poiptest.MountTmpfs(t, s.path("relay", "history"), 48<<20)
+		ballast := s.ballast("relay/history/ballast", 32<<20)
+		s.start()
+		before := s.rest()
+		analyst := follow(t, livePort)
+		stop := s.source.flow(8000) // 3 MB/s
+		eventually(t, "the disk is full", func() bool { return s.full("relay", "history") })
+		acknowledged := func() float64 { return s.agent.metrics().Sum("poip_agent_acknowledged_packets_total") }
+		eventually(t, "acknowledgments stop", func() bool {
+			was := acknowledged()
+			time.Sleep(2 * time.Second)
+			return was > 0 && acknowledged() == was
+		})
+		if got := s.relay.received(); got <= acknowledged() {
+			t.Errorf("the relay has received %v packets, and acknowledged %v", got, acknowledged())
+		}
+		eventually(t, "the analyst has what the relay has received", func() bool { return float64(analyst.count()) == s.relay.received() })
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "acknowledgments go on", func() bool { was := acknowledged(); time.Sleep(time.Second); return acknowledged() > was })
+		stop()
+		b := s.reckon()
+		b.without(t)
+		s.agree(b)
+		analyst.close()
+		s.rested(before)
+	})
+}
+
+// TestHistoryDiskFullDropsOldest: history lasts for as long as the disk lets it.
+func TestHistoryDiskFullDropsOldest(t *testing.T) {
+	t.Parallel()
+	poiptest.RunInNetns(t, func() {
+		s := newSite(t, plan{history: "64MiB", stream: `history_full = "drop_oldest"`})
+		poiptest.MountTmpfs(t, s.path("relay", "history"), 24<<20)
+		s.start()
+		before := s.rest()
+		for s.source.total() < 150_000 { // 62 MB
+			s.source.send(1000)
+			time.Sleep(20 * time.Millisecond)
+		}
+		b := s.reckon()
+		b.unlost(t)
+		if b.trimmed == 0 || b.kept < 5000 {
+			t.Errorf("want the newest kept and the oldest deleted: %v", b)
+		}
+		if n := s.agent.metrics().Sum("poip_agent_acknowledged_packets_total"); n != float64(s.source.total()) {
+			t.Errorf("%v of %d packets are acknowledged", n, s.source.total())
+		}
+		s.rested(before)
+	})
+}
+
+// ballast fills a disk up.
+func (s *site) ballast(name string, size int) string {
+	s.t.Helper()
+	return s.write(name, string(bytes.Repeat([]byte{1}, size)))
+}
+
+// failing is a program that has some calls of fsync fail, from the n-th on every
+// step-th.
+func failing(n, step int) []string {
+	return []string{"strace", "-f", "-D", "-qq", "-o", "/dev/null", "--seccomp-bpf", "-e", "trace=fsync,fdatasync",
+		"-e", fmt.Sprintf("inject=fsync,fdatasync:error=EIO:when=%d+%d", n, step)}
+}
+
+// TestRelayFsyncFails: a disk that says it could not write. What was not
+// confirmed is written again elsewhere, and acknowledged then.
+func TestRelayFsyncFails(t *testing.T) {
+	t.Parallel()
+	poiptest.RunInNetns(t, func() {
+		s := newSite(t, plan{underAny: failing(30, 20)})
+		s.start()
+		s.endureFsync(s.relay.Process)
+	})
+}
+
+// TestAgentFsyncFails: the same under the spool.
+func TestAgentFsyncFails(t *testing.T) {
+	t.Parallel()
+	poiptest.RunInNetns(t, func() {
+		s := newSite(t, plan{agent: "spool_sync = \"batch\"\nmemory = \"2MiB\"", agentAs: failing(30, 20)})
+		s.start()
+		s.endureFsync(s.agent.Process)
+	})
+}
+
+func (s *site) endureFsync(p *poiptest.Process) {
+	stop := s.source.flow(3000)
+	time.Sleep(8 * time.Second)
+	stop()
+	b := s.reckon()
+	b.without(s.t)
+	s.agree(b)
+	if !strings.Contains(p.Log(), "input/output error") {
+		s.t.Error("the log says nothing of an error: no fsync failed, or nobody heard of it")
+	}
+}
