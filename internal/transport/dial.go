@@ -18,6 +18,10 @@ type Dialer struct {
 	// empty, the endpoint's host has to be in the relay's certificate.
 	TLS *tls.Config
 
+	// CurrentTLS, if set, is asked in place of TLS at every dial. Streams share
+	// a QUIC connection for as long as it returns the same.
+	CurrentTLS func() *tls.Config
+
 	// CAFile is where the trusted authorities were read from; errors name it.
 	CAFile string
 
@@ -61,9 +65,17 @@ func (d *Dialer) log() *slog.Logger {
 	return slog.Default()
 }
 
+// currentTLS is what the next connection is to be opened with.
+func (d *Dialer) currentTLS() *tls.Config {
+	if d.CurrentTLS != nil {
+		return d.CurrentTLS()
+	}
+	return d.TLS
+}
+
 // tlsConfig is ours, for one endpoint.
-func (d *Dialer) tlsConfig(ep Endpoint) *tls.Config {
-	cfg := d.TLS.Clone()
+func (d *Dialer) tlsConfig(ep Endpoint, current *tls.Config) *tls.Config {
+	cfg := current.Clone()
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(ep.Host, "%") // certificates know no zones
 	}
@@ -82,7 +94,7 @@ func (d *Dialer) openTLS(ctx context.Context, ep Endpoint) (Conn, error) {
 		return nil, err
 	}
 	cork := NewCork(conn, GatherSize)
-	secured := tls.Client(cork, d.tlsConfig(ep))
+	secured := tls.Client(cork, d.tlsConfig(ep, d.currentTLS()))
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -143,8 +155,10 @@ func (d *Dialer) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.links {
-		if s.link != nil {
-			s.link.shut()
+		for _, l := range append(s.former, s.link) {
+			if l != nil {
+				l.shut()
+			}
 		}
 	}
 	d.links = nil

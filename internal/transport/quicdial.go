@@ -2,10 +2,12 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/quic-go/quic-go"
@@ -15,6 +17,7 @@ import (
 type slot struct {
 	dialing chan struct{} // of capacity 1: held by who dials
 	link    *link         // guarded by Dialer.mu; nil before the first dial
+	former  []*link       // guarded by Dialer.mu; opened as we would not any more, and still in use
 }
 
 // link is one QUIC connection, shared by the streams on it.
@@ -22,7 +25,8 @@ type link struct {
 	pc        net.PacketConn
 	transport *quic.Transport
 	conn      *quic.Conn
-	refs      int // guarded by Dialer.mu; streams, and who is about to open one
+	opened    *tls.Config // what Dialer.currentTLS was
+	refs      int         // guarded by Dialer.mu; streams, and who is about to open one
 	closing   sync.Once
 }
 
@@ -65,15 +69,17 @@ func (d *Dialer) shared(ctx context.Context, ep Endpoint) (*link, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.dialing }()
-	if l := d.acquire(s); l != nil {
+	current := d.currentTLS()
+	if l := d.acquire(s, current); l != nil {
 		return l, nil
 	}
-	l, err := d.dialQUIC(ctx, ep)
+	l, err := d.dialQUIC(ctx, ep, current)
 	if err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	s.former = slices.DeleteFunc(append(s.former, s.link), func(l *link) bool { return !l.alive() })
 	s.link, l.refs = l, 1
 	return l, nil
 }
@@ -90,10 +96,10 @@ func (d *Dialer) slotOf(ep Endpoint) *slot {
 	return d.links[ep]
 }
 
-func (d *Dialer) acquire(s *slot) *link {
+func (d *Dialer) acquire(s *slot, current *tls.Config) *link {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !s.link.alive() {
+	if !s.link.alive() || s.link.opened != current {
 		return nil
 	}
 	s.link.refs++
@@ -111,13 +117,13 @@ func (d *Dialer) release(l *link) {
 	}
 }
 
-func (d *Dialer) dialQUIC(ctx context.Context, ep Endpoint) (*link, error) {
+func (d *Dialer) dialQUIC(ctx context.Context, ep Endpoint, current *tls.Config) (*link, error) {
 	addrs, err := d.resolve(ctx, ep)
 	if err != nil {
 		return nil, err
 	}
 	l, err := race(ctx, addrs, func(ctx context.Context, addr netip.AddrPort) (*link, error) {
-		return d.dialLink(ctx, ep, addr)
+		return d.dialLink(ctx, ep, addr, current)
 	}, (*link).shut)
 	if err != nil {
 		return nil, err
@@ -126,7 +132,7 @@ func (d *Dialer) dialQUIC(ctx context.Context, ep Endpoint) (*link, error) {
 	return l, nil
 }
 
-func (d *Dialer) dialLink(ctx context.Context, ep Endpoint, addr netip.AddrPort) (*link, error) {
+func (d *Dialer) dialLink(ctx context.Context, ep Endpoint, addr netip.AddrPort, current *tls.Config) (*link, error) {
 	network := "udp4"
 	if addr.Addr().Is6() {
 		network = "udp6"
@@ -135,8 +141,8 @@ func (d *Dialer) dialLink(ctx context.Context, ep Endpoint, addr netip.AddrPort)
 	if err != nil {
 		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
-	l := &link{pc: pc, transport: quicTransport(pc)}
-	l.conn, err = l.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), d.tlsConfig(ep), quicConfig())
+	l := &link{pc: pc, transport: quicTransport(pc), opened: current}
+	l.conn, err = l.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), d.tlsConfig(ep, current), quicConfig())
 	if err != nil {
 		l.transport.Close()
 		pc.Close()
