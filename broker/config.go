@@ -19,6 +19,7 @@ type Config struct {
 	Intake    IntakeConfig     `toml:"intake"`
 	Admin     AdminConfig      `toml:"admin"`
 	Stream    StreamConfig     `toml:"stream"`
+	Certs     CertsConfig      `toml:"certs"`
 	Listeners []ListenerConfig `toml:"listener"`
 }
 
@@ -42,6 +43,27 @@ type StreamConfig struct {
 	History     config.Size     `toml:"history"`      // on disk, for each stream; 0 is off
 	HistoryAge  config.Duration `toml:"history_age"`  // after which a packet may go; 0: by size alone
 	HistoryFull string          `toml:"history_full"` // when the disk is full: hold, drop_oldest
+}
+
+// CertsConfig is the table [relay.certs]: how long certificates live that the
+// relay makes.
+type CertsConfig struct {
+	Sensor  config.Duration `toml:"sensor"`
+	Relay   config.Duration `toml:"relay"`
+	Analyst config.Duration `toml:"analyst"`
+}
+
+// check wants lives in which there is time to renew.
+func (c CertsConfig) check() (errs []error) {
+	for _, k := range []struct {
+		key  string
+		life config.Duration
+	}{{"sensor", c.Sensor}, {"relay", c.Relay}, {"analyst", c.Analyst}} {
+		if life := time.Duration(k.life); life < 10*time.Second || life > 10*365*24*time.Hour {
+			errs = append(errs, fmt.Errorf("key certs.%s: %s: want 10s to ten years, as in \"168h\"", k.key, k.life))
+		}
+	}
+	return errs
 }
 
 // ListenerConfig is one [[relay.listener]]. Zero values mean the defaults.
@@ -75,8 +97,14 @@ func DefaultConfig() Config {
 		},
 		Admin:  AdminConfig{Listen: "127.0.0.1:57080"},
 		Stream: StreamConfig{Memory: 64 << 20, HistoryAge: config.Duration(24 * time.Hour), HistoryFull: "hold"},
+		Certs:  CertsConfig{Sensor: week, Relay: quarter, Analyst: quarter},
 	}
 }
+
+const (
+	week    = config.Duration(7 * 24 * time.Hour)
+	quarter = config.Duration(90 * 24 * time.Hour)
+)
 
 // withDefaults fills in what the file left out.
 func (l ListenerConfig) withDefaults() ListenerConfig {
@@ -235,6 +263,7 @@ func (c Config) checkRelay() []error {
 	if m := c.Stream.Memory; m < leastMemory || m > mostMemory {
 		bad("key stream.memory: %s: want 2MiB to %s", m, mostMemory)
 	}
+	errs = append(errs, c.Certs.check()...)
 	return append(errs, c.Stream.checkHistory()...)
 }
 

@@ -142,42 +142,19 @@ func parseChain(ders [][]byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// RenewRelay replaces the relay's own certificate and key where two thirds of
-// its life are over, or where it is not from the newest authority, and says
-// whether it did. One that is from another authority than ours is left alone:
-// who made it renews it. Err says why it could not although it is due.
+// RenewRelay replaces the relay's own certificate and key where RelayDue says
+// so, and says whether it did.
 func RenewRelay(dir string, life time.Duration) (renewed bool, err error) {
-	due, err := relayDue(dir)
-	if err != nil || !due {
-		return false, err
-	}
 	root, unlock, err := lockFolder(dir)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
+	now, err := LoadTrust(dir) // somebody else may have been faster
+	if err != nil || !now.RelayDue(time.Now()) {
+		return false, err
+	}
 	return true, reissueRelay(root, life)
-}
-
-// relayDue says whether the relay's certificate is ours to renew, and due.
-func relayDue(dir string) (bool, error) {
-	pair, err := loadPair(filepath.Join(dir, RelayCert), filepath.Join(dir, RelayKey))
-	if err != nil {
-		return false, err
-	}
-	roots, err := loadRoots(filepath.Join(dir, CAFile))
-	if err != nil {
-		return false, err
-	}
-	chain, err := parseChain(pair.Certificate)
-	if err != nil {
-		return false, err
-	}
-	ours := false
-	for _, root := range roots {
-		ours = ours || comesFrom(root, chain)
-	}
-	return ours && (time.Now().After(dueAt(pair.Leaf)) || !comesFrom(roots[0], chain)), nil
 }
 
 // reissueRelay makes the relay a new key, and a certificate for the names of

@@ -3,7 +3,6 @@ package certs
 import (
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -138,7 +137,7 @@ func Retire(dir string, relayLife time.Duration, force bool) error {
 	if len(roots) < 2 {
 		return errors.New("retire: there is one authority only; `poip-relay ca rotate` makes a new one first")
 	}
-	waiting, err := relyingOnOld(dir, roots)
+	waiting, err := relyingOnOld(dir)
 	if err != nil {
 		return err
 	}
@@ -156,14 +155,10 @@ func Retire(dir string, relayLife time.Duration, force bool) error {
 }
 
 // relyingOnOld lists who would be turned away without the old authorities.
-func relyingOnOld(dir string, roots []*x509.Certificate) (names []string, err error) {
+func relyingOnOld(dir string) (names []string, err error) {
 	standing, err := loadStanding(dir)
 	if err != nil {
 		return nil, err
-	}
-	old := make(map[string]bool)
-	for _, root := range roots[1:] {
-		old[hex.EncodeToString(root.SubjectKeyId)] = true
 	}
 	for _, role := range []Role{RoleSensor, RoleAnalyst} {
 		records, err := standing.registry.List(role)
@@ -171,7 +166,7 @@ func relyingOnOld(dir string, roots []*x509.Certificate) (names []string, err er
 			return nil, err
 		}
 		for _, record := range records {
-			if e, ok := standing.latest(record, time.Now()); ok && old[e.Issuer] {
+			if e, ok := standing.latest(record, time.Now()); ok && !standing.FromNewest(e) {
 				names = append(names, record.Subject().String())
 			}
 		}

@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -156,4 +157,53 @@ func (t *Trust) revocation(leaf *x509.Certificate) string {
 		return "the certificate's name was revoked, and the relay has not issued this certificate since"
 	}
 	return ""
+}
+
+// LoadStanding reads what it takes to judge the certificates of others, and
+// no key.
+func LoadStanding(dir string) (*Trust, error) {
+	if err := CheckFolder(dir); err != nil {
+		return nil, err
+	}
+	return loadStanding(dir)
+}
+
+// RelayDue says whether the relay should renew its own certificate: two thirds
+// of its life are over, or it is not from the newest authority. One from
+// another authority than ours is left to who made it.
+func (t *Trust) RelayDue(now time.Time) bool {
+	chain, err := parseChain(t.relay.pair.Certificate)
+	if err != nil {
+		return false
+	}
+	ours := slices.ContainsFunc(t.roots, func(root *x509.Certificate) bool { return comesFrom(root, chain) })
+	return ours && (now.After(dueAt(chain[0])) || !comesFrom(t.roots[0], chain))
+}
+
+// Verdict describes where a name stands by the certificates that were issued
+// to it: "valid", "expired", "revoked", or "" where none was. The entry is
+// that of the certificate which counts, the newest.
+func (t *Trust) Verdict(record Record, now time.Time) (Entry, string) {
+	if e, ok := t.latest(record, now); ok {
+		return e, "valid"
+	}
+	if len(record.Certificates) == 0 {
+		return Entry{}, ""
+	}
+	newest := record.Certificates[len(record.Certificates)-1]
+	if t.revoked.Certificate(newest.Serial, newest.SPKI) {
+		return newest, "revoked"
+	}
+	return newest, "expired"
+}
+
+// FromNewest says whether an entry's certificate is from the newest authority,
+// as far as the registry knows.
+func (t *Trust) FromNewest(e Entry) bool {
+	for _, old := range t.roots[1:] {
+		if e.Issuer == hex.EncodeToString(old.SubjectKeyId) {
+			return false
+		}
+	}
+	return true
 }

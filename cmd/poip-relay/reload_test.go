@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,23 +42,24 @@ func configure(t *testing.T, config, data, listener string) {
 // from changing, and good ones are in force for those who connect from then on.
 func TestReloadIsAllOrNothing(t *testing.T) {
 	data, config := initialized(t, "before")
-	loaded, err := loadTrust(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var trusted atomic.Pointer[trust]
-	trusted.Store(&loaded)
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	cfg, err := loadConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	given := options(&trusted, log)
+	keeper, err := newKeeper(cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := keeper.inForce.Load()
+	given := broker.Options{Log: log}
+	keeper.decide(&given)
 	b, err := broker.New(cfg, given)
 	if err != nil {
 		t.Fatal(err)
 	}
+	keeper.broker = b
 	defer func() { // run and end, which closes the sockets
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -78,8 +78,8 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 		spoil(bad)
 		install(t, bad, data)
 		text.Reset()
-		reload(config, b, &trusted, log)
-		if !strings.Contains(text.String(), "reload failed") || b.Listeners()[0].Name != "before" || trusted.Load() != &loaded {
+		reload(config, b, keeper, log)
+		if !strings.Contains(text.String(), "reload failed") || b.Listeners()[0].Name != "before" || keeper.inForce.Load() != loaded {
 			t.Errorf("%s: listener is %q, the log says %s", what, b.Listeners()[0].Name, &text)
 		}
 	}
@@ -87,7 +87,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	other, _ := initialized(t, "")
 	install(t, other, data)
 	text.Reset()
-	reload(config, b, &trusted, log)
+	reload(config, b, keeper, log)
 	if b.Listeners()[0].Name != "after" {
 		t.Fatalf("reload failed: %s", &text)
 	}
@@ -95,7 +95,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := loadTrust(other)
+	want, err := certs.LoadTrust(other)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !now.ClientCAs.Equal(want.authorities) {
+		if !now.ClientCAs.Equal(want.Pool()) {
 			t.Errorf("%s: the former authorities are in force", what)
 		}
 	}

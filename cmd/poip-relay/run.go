@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -66,55 +63,6 @@ func loadConfig(path string) (broker.Config, error) {
 	return cfg, nil
 }
 
-// trust is what a relay proves itself with, and by whom sensors are signed.
-type trust struct {
-	keypair     *certs.Keypair
-	authorities *x509.CertPool
-}
-
-func loadTrust(data string) (trust, error) {
-	if err := certs.CheckFolder(data); err != nil {
-		return trust{}, err
-	}
-	keypair, err := certs.LoadKeypair(filepath.Join(data, certs.RelayCert), filepath.Join(data, certs.RelayKey))
-	if err != nil {
-		return trust{}, err
-	}
-	authorities, err := certs.LoadAuthorities(filepath.Join(data, certs.CAFile))
-	return trust{keypair, authorities}, err
-}
-
-// valid says why the relay's certificate could not replace one that is.
-func (t trust) valid() error {
-	if err := t.keypair.Valid(); err != nil {
-		return fmt.Errorf("load %s: %w", certs.RelayCert, err)
-	}
-	return nil
-}
-
-// intakeTLS is for agents.
-func (t trust) intakeTLS() *tls.Config { return certs.IntakeTLS(t.keypair, t.authorities) }
-
-// analystTLS is for listeners, by their key client_auth.
-func (t trust) analystTLS(clientAuth string) *tls.Config {
-	if clientAuth == "cert" {
-		return certs.AnalystTLS(t.keypair, t.authorities)
-	}
-	return certs.AnalystTLS(t.keypair, nil)
-}
-
-// options hands the broker its decisions about trust, each of which is made
-// anew by what is in trusted at the time.
-func options(trusted *atomic.Pointer[trust], log *slog.Logger) broker.Options {
-	return broker.Options{
-		Log:       log,
-		IntakeTLS: certs.Following(func() *tls.Config { return trusted.Load().intakeTLS() }),
-		AnalystTLS: func(clientAuth string) (*tls.Config, error) {
-			return certs.Following(func() *tls.Config { return trusted.Load().analystTLS(clientAuth) }), nil
-		},
-	}
-}
-
 // serve runs a relay until ctx ends.
 func serve(ctx context.Context, path string, log *slog.Logger) error {
 	hup := make(chan os.Signal, 1)
@@ -124,19 +72,21 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	loaded, err := loadTrust(cfg.Data)
+	keeper, err := newKeeper(cfg, log)
 	if err != nil {
 		return err
 	}
-	var trusted atomic.Pointer[trust]
-	trusted.Store(&loaded)
-	for _, w := range warnings(cfg, loaded) {
+	for _, w := range warnings(cfg, keeper.inForce.Load()) {
 		log.Warn(w)
 	}
-	b, err := broker.New(cfg, options(&trusted, log))
+	options := broker.Options{Log: log}
+	keeper.decide(&options)
+	b, err := broker.New(cfg, options)
 	if err != nil {
 		return err
 	}
+	keeper.broker = b
+	keeper.use(keeper.inForce.Load())
 	if err := confineTo(path, cfg, log); err != nil {
 		return err
 	}
@@ -145,13 +95,17 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		look := time.NewTicker(lookPace)
+		defer look.Stop()
 		for {
 			select {
 			case <-reloads.Done():
 				return
+			case now := <-look.C:
+				keeper.tend(now)
 			case <-hup:
 				manager.Reloading()
-				reload(path, b, &trusted, log)
+				reload(path, b, keeper, log)
 				manager.Ready("running")
 			}
 		}
@@ -165,14 +119,11 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 
 // reload puts a changed configuration and certificates in force, or says what
 // is wrong and leaves everything as it is.
-func reload(path string, b *broker.Broker, trusted *atomic.Pointer[trust], log *slog.Logger) {
+func reload(path string, b *broker.Broker, keeper *keeper, log *slog.Logger) {
 	cfg, err := loadConfig(path)
-	var fresh trust
+	var fresh *certs.Trust
 	if err == nil {
-		fresh, err = loadTrust(cfg.Data)
-	}
-	if err == nil {
-		err = fresh.valid()
+		fresh, err = keeper.load()
 	}
 	if err == nil {
 		err = b.Reload(cfg) // the last that can fail
@@ -181,22 +132,21 @@ func reload(path string, b *broker.Broker, trusted *atomic.Pointer[trust], log *
 		log.Error("reload failed; what was in force stays", "config", path, "error", err)
 		return
 	}
-	trusted.Store(&fresh)
+	keeper.lives.Store(&cfg.Certs)
+	keeper.use(fresh)
 	for _, w := range warnings(cfg, fresh) {
 		log.Warn(w)
 	}
 }
 
-// expirySoon is how long before a certificate's end we begin to warn.
-const expirySoon = 30 * 24 * time.Hour
-
-func warnings(cfg broker.Config, trust trust) []string {
+func warnings(cfg broker.Config, trust *certs.Trust) []string {
 	out := cfg.Warnings()
-	if err := trust.valid(); err != nil {
+	if err := trust.Valid(); err != nil {
 		return append(out, fmt.Sprintf("%s; agents and analysts will refuse the relay", err))
 	}
-	if end := trust.keypair.NotAfter(); time.Until(end) < expirySoon {
-		out = append(out, fmt.Sprintf("the relay's certificate expires at %s: make a new one in time", end.UTC().Format(time.RFC3339)))
+	if endangered(trust.Relay(), time.Now()) {
+		out = append(out, fmt.Sprintf("the relay's certificate expires at %s and was not renewed: the relay does that by itself where it finds %s",
+			trust.Relay().NotAfter().UTC().Format(time.RFC3339), filepath.Join(cfg.Data, certs.CAKey)))
 	}
 	return out
 }
@@ -220,7 +170,7 @@ func check(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	trust, err := loadTrust(cfg.Data)
+	trust, err := certs.LoadTrust(cfg.Data)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"poip/certs"
+)
+
+func newCA() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ca {rotate | retire} --data DIR",
+		Short: "Move to a new CA without turning anybody away",
+		Long: `ca replaces the CA of a relay in two steps. In between, the relay trusts both,
+and shows a certificate that leads to either.
+
+  rotate   makes the new CA. Sensors that are online hear of it within seconds,
+           and renew their certificates; so does the relay.
+  retire   ends the trust in the old CA, its certificates and the TLS sessions
+           that were opened with them.
+
+A running relay notices within a second.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.AddCommand(newRotate(), newRetire())
+	return cmd
+}
+
+func newRotate() *cobra.Command {
+	var data string
+	cmd := &cobra.Command{
+		Use:     "rotate --data DIR",
+		Short:   "Make a new CA beside the old one",
+		Example: "  poip-relay ca rotate --data /var/lib/poip-relay",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := certs.Rotate(data, certs.RelayLife); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), `made a new CA; the old one is trusted beside it, and its key is gone
+
+next: wait until every sensor has been online, and has its certificate from the
+new CA, then end the trust in the old one
+  poip-relay sensors --data %[1]s
+  poip-relay ca retire --data %[1]s
+Analysts with certificates of the old CA need new ones before that, and those who
+verify the relay need the new %[1]s/%[2]s.
+`, data, certs.CAFile)
+			return nil
+		},
+	}
+	dataFlag(cmd, &data)
+	return cmd
+}
+
+func newRetire() *cobra.Command {
+	var data string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "retire --data DIR [--force]",
+		Short: "End the trust in the old CA",
+		Long: `retire ends the trust in every CA but the newest. It refuses, and names them,
+while there are sensors or analysts who have no certificate of the new CA yet;
+with --force these have to join anew.`,
+		Example: "  poip-relay ca retire --data /var/lib/poip-relay",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := certs.Retire(data, certs.RelayLife, force); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "the old CA is not trusted any more")
+			return nil
+		},
+	}
+	dataFlag(cmd, &data)
+	cmd.Flags().BoolVar(&force, "force", false, "although somebody has no certificate of the new CA yet")
+	return cmd
+}
+
+func dataFlag(cmd *cobra.Command, data *string) {
+	cmd.Flags().StringVar(data, "data", "", "`DIR`ectory that init made")
+	cmd.MarkFlagRequired("data")
+}
