@@ -12,7 +12,6 @@ import (
 
 	"poip/agent"
 	"poip/agent/capture"
-	"poip/auth"
 	"poip/certs"
 	"poip/internal/cli"
 	"poip/internal/config"
@@ -137,24 +136,12 @@ func (s *settings) load() (agent.Config, error) {
 
 // An identity is who we are, and whom we trust.
 type identity struct {
-	sensor auth.SensorName
+	sensor *certs.Sensor
 	dialer *transport.Dialer
 }
 
 func loadIdentity(cfg agent.Config, log *slog.Logger) (identity, error) {
-	if err := certs.CheckFolder(cfg.Data); err != nil {
-		return identity{}, err
-	}
-	keypair, err := certs.LoadKeypair(filepath.Join(cfg.Data, certs.SensorCert), filepath.Join(cfg.Data, certs.SensorKey))
-	if err != nil {
-		return identity{}, err
-	}
-	sensor, err := auth.SensorOf(keypair.Certificate().Leaf)
-	if err != nil {
-		return identity{}, fmt.Errorf("%s: %w", filepath.Join(cfg.Data, certs.SensorCert), err)
-	}
-	caFile := filepath.Join(cfg.Data, certs.CAFile)
-	relays, err := certs.LoadAuthorities(caFile)
+	sensor, err := certs.OpenSensor(cfg.Data, cfg.RelayName)
 	if err != nil {
 		return identity{}, err
 	}
@@ -162,11 +149,19 @@ func loadIdentity(cfg agent.Config, log *slog.Logger) (identity, error) {
 		return identity{}, err
 	}
 	return identity{sensor, &transport.Dialer{
-		TLS:        certs.AgentTLS(keypair, relays, cfg.RelayName),
-		CAFile:     caFile,
+		CurrentTLS: sensor.TLS,
+		CAFile:     filepath.Join(cfg.Data, certs.CAFile),
 		Congestion: cfg.Congestion,
 		Log:        log,
 	}}, nil
+}
+
+// renewal lets the agent keep the certificate alive.
+func (id identity) renewal(log *slog.Logger) *agent.Renewal {
+	return &agent.Renewal{
+		Life: id.sensor.Life, Due: id.sensor.Due, Request: id.sensor.Request,
+		Accept: id.sensor.Accept, Trust: id.sensor.Trust, Log: log,
+	}
 }
 
 func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progress, log *slog.Logger) error {
@@ -181,8 +176,8 @@ func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progr
 	if err := checkCaptures(ctx, cfg, waits); err != nil {
 		return err
 	}
-	a := agent.New(cfg, id.sensor, cli.AgentVersion(), log)
-	a.Open, a.Stdin = id.dialer.Open, stdin
+	a := agent.New(cfg, id.sensor.Name(), cli.AgentVersion(), log)
+	a.Open, a.Stdin, a.Renewal = id.dialer.Open, stdin, id.renewal(log)
 	if progress.bars != nil {
 		a.Progress = progress.show
 	}
@@ -220,7 +215,7 @@ network.`,
 			if err := checkCaptures(cmd.Context(), cfg, all); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "ok: sensor %s, %d captures\n", id.sensor, len(cfg.Captures))
+			fmt.Fprintf(cmd.OutOrStdout(), "ok: sensor %s, %d captures\n", id.sensor.Name(), len(cfg.Captures))
 			return nil
 		},
 	}
