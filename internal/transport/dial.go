@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +22,9 @@ type Dialer struct {
 	// CurrentTLS, if set, is asked in place of TLS at every dial. Streams share
 	// a QUIC connection for as long as it returns the same.
 	CurrentTLS func() *tls.Config
+
+	// Protocol is the ALPN name to ask for; empty: ALPN.
+	Protocol string
 
 	// CAFile is where the trusted authorities were read from; errors name it.
 	CAFile string
@@ -65,6 +69,13 @@ func (d *Dialer) log() *slog.Logger {
 	return slog.Default()
 }
 
+func (d *Dialer) protocol() string {
+	if d.Protocol != "" {
+		return d.Protocol
+	}
+	return ALPN
+}
+
 // currentTLS is what the next connection is to be opened with.
 func (d *Dialer) currentTLS() *tls.Config {
 	if d.CurrentTLS != nil {
@@ -79,7 +90,7 @@ func (d *Dialer) tlsConfig(ep Endpoint, current *tls.Config) *tls.Config {
 	if cfg.ServerName == "" {
 		cfg.ServerName, _, _ = strings.Cut(ep.Host, "%") // certificates know no zones
 	}
-	cfg.NextProtos = []string{ALPN}
+	cfg.NextProtos = []string{d.protocol()}
 	cfg.DynamicRecordSizingDisabled = true
 	return cfg
 }
@@ -99,9 +110,9 @@ func (d *Dialer) openTLS(ctx context.Context, ep Endpoint) (Conn, error) {
 		conn.Close()
 		return nil, err
 	}
-	if got := secured.ConnectionState().NegotiatedProtocol; got != ALPN {
+	if got := secured.ConnectionState().NegotiatedProtocol; got != d.protocol() {
 		conn.Close()
-		return nil, errNoALPN
+		return nil, fmt.Errorf("%w %s", errNoALPN, d.protocol())
 	}
 	congestion := congestionOf(conn)
 	if d.Congestion == "auto" {
@@ -165,4 +176,4 @@ func (d *Dialer) Close() error {
 	return nil
 }
 
-var errNoALPN = fmt.Errorf("it speaks TLS, but not %s", ALPN)
+var errNoALPN = errors.New("it speaks TLS, but not")

@@ -107,7 +107,7 @@ func explainPeer(err error) error {
 	}
 	switch {
 	case strings.Contains(alert, "no application protocol"):
-		return fmt.Errorf("the peer does not take streams (%s): %w", ALPN, err)
+		return fmt.Errorf("the peer does not take streams (%s) or let sensors join (%s): %w", ALPN, ALPNJoin, err)
 	case strings.Contains(alert, "protocol version"):
 		return fmt.Errorf("the peer does not speak TLS 1.3: %w", err)
 	case strings.Contains(alert, "certificate"):

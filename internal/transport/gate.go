@@ -80,6 +80,13 @@ func (g *Gate) makeRoom(kind func(*Stranger) bool, most int) bool {
 	return true
 }
 
+// evictable lets a stranger's place be taken after all.
+func (g *Gate) evictable(s *Stranger, evict func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s.evict = evict
+}
+
 // Leave gives the place back. It may be called again, and after an eviction.
 func (g *Gate) Leave(s *Stranger) {
 	g.mu.Lock()

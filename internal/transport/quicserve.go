@@ -94,6 +94,8 @@ func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
 	for {
 		conn, err := ln.Accept(ctx)
 		switch {
+		case err == nil && s.onTrial(conn.ConnectionState().TLS):
+			s.running.Go(func() { s.tryQUIC(ctx, conn) })
 		case err == nil:
 			s.leaveQUIC(conn)
 			s.running.Go(func() { s.serveQUIC(ctx, conn) })

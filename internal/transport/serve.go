@@ -22,6 +22,13 @@ type ServeOptions struct {
 
 	// Refused, if set, is told of everybody who did not get in. It must not wait.
 	Refused func(remote net.Addr, network string, reason error)
+
+	// Trial names a protocol whose peers have no certificate. Their
+	// handshake proves nothing, so they keep their place among those that
+	// have not proven themselves until handle returns, and have TrialTimeout
+	// for it, after which the connection is cut. Over QUIC they have one stream.
+	Trial        string
+	TrialTimeout time.Duration
 }
 
 func (o ServeOptions) withDefaults() ServeOptions {
@@ -41,6 +48,9 @@ func (o ServeOptions) withDefaults() ServeOptions {
 	}
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = handshakeTimeout
+	}
+	if o.TrialTimeout <= 0 {
+		o.TrialTimeout = trialTimeout
 	}
 	return o
 }
@@ -128,6 +138,11 @@ func (s *server) serveTLS(ctx, trial context.Context, conn net.Conn, cfg *tls.Co
 	cork := NewCork(conn, GatherSize)
 	secured := tls.Server(cork, cfg)
 	err := handshake(trial, secured, s.opts.HandshakeTimeout)
+	if err == nil && s.onTrial(secured.ConnectionState()) {
+		s.try(ctx, trial, newTLSConn(secured, cork, congestionOf(conn)))
+		s.gate.Leave(who)
+		return
+	}
 	s.gate.Leave(who)
 	if err != nil {
 		conn.Close()

@@ -22,6 +22,9 @@ import (
 // ALPN names our protocol in the TLS handshake.
 const ALPN = "poip/1"
 
+// ALPNJoin names the protocol by which a sensor gets its first certificate.
+const ALPNJoin = "poip-enroll/1"
+
 // DefaultPort is where relays take streams in, over TCP and UDP.
 const DefaultPort = 57011
 
@@ -76,6 +79,10 @@ type Conn interface {
 const (
 	// handshakeTimeout bounds a handshake at either end, and a dial as a whole.
 	handshakeTimeout = 10 * time.Second
+
+	// trialTimeout bounds a connection whose peer shows who it is only in
+	// conversation.
+	trialTimeout = 30 * time.Second
 
 	// lingerTime bounds how long Close waits to be rid of what is gathered,
 	// and then for the peer's own end. It fits twice into the five seconds in
