@@ -88,6 +88,7 @@ type ListenerConfig struct {
 // DefaultConfig is what holds where the file says nothing.
 func DefaultConfig() Config {
 	return Config{
+		Confine: confine.Auto,
 		Intake: IntakeConfig{
 			TCP:                 ":57011",
 			QUIC:                ":57011",

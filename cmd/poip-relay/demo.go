@@ -191,9 +191,12 @@ func runAgent(ctx context.Context, agent, dir string, logFlags []string, stderr 
 	return fmt.Errorf("poip-agent ended: %w", err)
 }
 
+// The demonstration has a folder to remove and an agent to end when it ends,
+// so it confines itself to nothing.
 const demoRelayTOML = `[relay]
 name = "localhost"
 data = %q
+confine = "off"
 [relay.intake]
 tcp = "127.0.0.1:%[2]d"
 quic = "127.0.0.1:%[2]d"
