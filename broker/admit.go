@@ -68,6 +68,12 @@ func (b *Broker) receive(d *door, conn net.Conn) {
 	}
 	defer l.live.Add(-1)
 	s := b.newSubscriber(l, out)
+	leave, err := b.vouchAnalyst(s)
+	if err != nil {
+		b.turnAway(d, conn, awayHandshake, err)
+		return
+	}
+	defer leave()
 	if !b.attach(s, d) {
 		conn.Close()
 		return

@@ -91,6 +91,8 @@ func (s *session) tick(now time.Time) error {
 		return nil
 	case now.Sub(s.heard) >= wire.Idle:
 		return errIdle
+	case s.certificate.Load() != nil:
+		return s.sign()
 	case s.state == closing:
 		return s.conclude(now)
 	case !s.held.IsZero():

@@ -113,6 +113,16 @@ func (b *Broker) vouch(s *session) (err error) {
 	return err
 }
 
+// vouchAnalyst is the same for an analyst, who may have no certificate.
+func (b *Broker) vouchAnalyst(s *subscriber) (leave func(), err error) {
+	if s.out.tls == nil || len(s.out.tls.ConnectionState().PeerCertificates) == 0 {
+		return func() {}, nil
+	}
+	end := func(wire.Code) { s.command(orderCut, time.Now().Add(time.Second)) }
+	n, err := b.guard.enter("analyst at "+s.remote, "", s.out.tls.ConnectionState().PeerCertificates, end)
+	return func() { b.guard.leave(n) }, err
+}
+
 func (g *guard) leave(n *guest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -249,6 +259,7 @@ func (s *session) answerRenewal(g *guard, request []byte) {
 	frame := wire.AppendCertificate(nil, answer)
 	s.certificate.Store(&frame)
 	s.signing.Store(false)
+	_ = s.conn.SetReadDeadline(time.Now()) // so that it is sent now; else it comes with the next ack
 }
 
 // renew obeys a renew frame: the answer comes with one of the next acks.

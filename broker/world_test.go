@@ -40,6 +40,11 @@ type world struct {
 // newWorld starts a relay with the listeners, after change has had its way.
 func newWorld(t testing.TB, change func(*Config), listeners ...ListenerConfig) *world {
 	t.Helper()
+	return startWorld(t, testConfig(t, change, listeners...))
+}
+
+func testConfig(t testing.TB, change func(*Config), listeners ...ListenerConfig) Config {
+	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Name, cfg.Data = "relay.test", t.TempDir()
 	cfg.Intake.TCP, cfg.Intake.QUIC, cfg.Admin.Listen = "127.0.0.1:0", "", "127.0.0.1:0"
@@ -48,13 +53,17 @@ func newWorld(t testing.TB, change func(*Config), listeners ...ListenerConfig) *
 	if change != nil {
 		change(&cfg)
 	}
-	return startWorld(t, cfg)
+	return cfg
 }
 
-func startWorld(t testing.TB, cfg Config) *world {
+func startWorld(t testing.TB, cfg Config, change ...func(*Options)) *world {
 	t.Helper()
 	w := &world{t: t, ca: poiptest.NewCA(t), cfg: cfg, logs: new(logbook)}
-	b, err := New(cfg, w.options())
+	options := w.options()
+	for _, f := range change {
+		f(&options)
+	}
+	b, err := New(cfg, options)
 	if err != nil {
 		t.Fatal(err)
 	}
