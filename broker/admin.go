@@ -2,29 +2,118 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
-// serveAdmin serves health, metrics and status until ctx ends.
+// adminConnections bounds how many may be connected to the administration.
+const adminConnections = 64
+
+// openAdmin binds the socket of the administration.
+func (b *Broker) openAdmin(c AdminConfig) (net.Listener, error) {
+	if path, ok := c.socketPath(); ok {
+		ln, err := openSocket(path)
+		if err != nil {
+			return nil, err
+		}
+		return netutil.LimitListener(ln, adminConnections), nil
+	}
+	ln, err := b.opts.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	ln = netutil.LimitListener(ln, adminConnections)
+	if !c.TLS {
+		return ln, nil
+	}
+	config, err := b.adminTLS(c)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return tls.NewListener(ln, config), nil
+}
+
+// adminTLS lets in who may log in: what stands in VerifyConnection holds for
+// resumed sessions as well.
+func (b *Broker) adminTLS(c AdminConfig) (*tls.Config, error) {
+	if b.opts.AnalystTLS == nil {
+		return nil, errors.New("tls = true, and there is no certificate to use")
+	}
+	if c.ClientAuth != "cert" {
+		return b.opts.AnalystTLS("none")
+	}
+	config, err := b.opts.AnalystTLS("cert")
+	if err != nil {
+		return nil, err
+	}
+	return guarded(config, func(state tls.ConnectionState) error {
+		_, _, err := b.certifiedCaller(&state)
+		return err
+	}), nil
+}
+
+// openSocket makes a socket that only its owner can use. One that is left of a
+// relay which has crashed is replaced.
+func openSocket(path string) (net.Listener, error) {
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s is in use", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("%s is there, and is no socket", path)
+	}
+	fresh := path + ".new" // renamed once nobody else can open it
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	ln.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, path)); err != nil {
+		return nil, errors.Join(err, ln.Close(), os.Remove(fresh))
+	}
+	return &unixSocket{ln, path}, nil
+}
+
+// A unixSocket knows its path, and removes it.
+type unixSocket struct {
+	*net.UnixListener
+	path string
+}
+
+func (s *unixSocket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
+
+func (s *unixSocket) Close() error {
+	err := s.UnixListener.Close()
+	if err == nil {
+		err = os.Remove(s.path)
+	}
+	return err
+}
+
+// serveAdmin serves health, metrics, status and actions until ctx ends.
 func (b *Broker) serveAdmin(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           b.adminPages(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
+		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
@@ -45,42 +134,22 @@ func (b *Broker) serveAdmin(ctx context.Context) error {
 	return nil
 }
 
-// adminPages has nothing that changes anything, and answers to requests for a
-// loopback name only: a page on the web could make a browser on this machine
-// ask, under a name of its own that resolves to us.
+// adminPages are behind the porter, who turns away what a browser is tricked
+// into asking for, and behind the desk, but for health.
 func (b *Broker) adminPages() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(meter{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", b.health)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /api/v1/streams", func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET /metrics", b.only(viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})))
+	mux.Handle("GET /api/v1/streams", b.only(viewer, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		b.answer(w, map[string]any{"streams": b.Streams()})
-	})
-	mux.HandleFunc("GET /api/v1/listeners", func(w http.ResponseWriter, _ *http.Request) {
+	})))
+	mux.Handle("GET /api/v1/listeners", b.only(viewer, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		b.answer(w, map[string]any{"listeners": b.Listeners()})
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isLoopbackName(r.Host) {
-			http.Error(w, "ask for 127.0.0.1, [::1] or localhost", http.StatusForbidden)
-			return
-		}
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store")
-		mux.ServeHTTP(w, r)
-	})
-}
-
-func isLoopbackName(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.Trim(hostport, "[]")
-	}
-	if host == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
+	})))
+	b.addActions(mux)
+	return b.porter(mux)
 }
 
 func (b *Broker) health(w http.ResponseWriter, _ *http.Request) {

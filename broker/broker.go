@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"poip/auth"
+	"poip/internal/audit"
 	"poip/internal/transport"
 )
 
@@ -60,6 +61,18 @@ type Options struct {
 	// Expiry, if set, is when the relay's own certificate ends.
 	Expiry func() time.Time
 
+	// AnalystOf is the same for those who read; default auth.AnalystOf.
+	AnalystOf func(*x509.Certificate) (auth.AnalystName, error)
+
+	// Audit keeps the record of who did what; nil drops it. Whoever opened it
+	// closes it, after Run.
+	Audit *audit.Log
+
+	// Reload does what SIGHUP does, and Revoke what the command of that name
+	// does, for operators at the administration; nil: they cannot.
+	Reload func() error
+	Revoke func(RevokeOrder) error
+
 	// MayPublish says why a sensor may not send a stream; default auth.MayPublish.
 	MayPublish func(auth.SensorName, auth.StreamName) error
 
@@ -74,6 +87,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SensorOf == nil {
 		o.SensorOf = auth.SensorOf
+	}
+	if o.AnalystOf == nil {
+		o.AnalystOf = auth.AnalystOf
 	}
 	if o.MayPublish == nil {
 		o.MayPublish = auth.MayPublish
@@ -99,20 +115,28 @@ type Broker struct {
 
 	arrivals   atomic.Uint64 // batches, of all rings
 	complaints complaints
-	strangers  strangers
+	gate       *transport.Gate         // strangers at the intake
+	lobby      *transport.Gate         // strangers at TLS listeners
+	members    atomic.Pointer[members] // changes under mu
+	desk       *desk                   // of the administration
 	guard      *guard
-	life       context.Context // ends when analysts are let in no more
-	end        context.CancelFunc
-	hard       context.Context // ends when connections are closed, whatever they do
-	cut        context.CancelFunc
-	sessions   sync.WaitGroup // those that still take something
-	analysts   sync.WaitGroup // goroutines of sockets and connections
+
+	refusedAgents atomic.Uint64
+
+	life     context.Context // ends when analysts are let in no more
+	end      context.CancelFunc
+	hard     context.Context // ends when connections are closed, whatever they do
+	cut      context.CancelFunc
+	sessions sync.WaitGroup // those that still take something
+	analysts sync.WaitGroup // goroutines of sockets and connections
 
 	mu         sync.Mutex // guards what follows, and what says so elsewhere
 	config     Config
 	streams    map[auth.StreamName]*stream
-	talking    map[auth.SensorName]int // conversations with each sensor
-	order      []*stream               // those that have a ring, in the order in which they came
+	talking    map[auth.SensorName]int  // conversations with each sensor
+	reading    map[auth.AnalystName]int // connections of each analyst
+	rates      map[auth.SensorName]*rate
+	order      []*stream // those that have a ring, in the order in which they came
 	listeners  []*listener
 	sockets    map[string]*socket           // by door.key
 	tallies    map[string]*tally            // by listener
@@ -141,8 +165,20 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		config:     cfg,
 		streams:    make(map[auth.StreamName]*stream),
 		talking:    make(map[auth.SensorName]int),
+		reading:    make(map[auth.AnalystName]int),
+		rates:      make(map[auth.SensorName]*rate),
+		gate:       transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
+		lobby:      transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
 		sockets:    make(map[string]*socket),
 		tallies:    make(map[string]*tally),
+	}
+	analysts, err := cfg.compileMembers()
+	if err != nil {
+		return nil, err
+	}
+	b.members.Store(&analysts)
+	if b.desk, err = b.newDesk(cfg); err != nil {
+		return nil, err
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	b.hard, b.cut = context.WithCancel(context.Background())
@@ -170,7 +206,7 @@ func (b *Broker) open(plans []plan) error {
 		}
 	}
 	if address := b.config.Admin.Listen; address != "" {
-		if b.admin, err = b.opts.Listen("tcp", address); err != nil {
+		if b.admin, err = b.openAdmin(b.config.Admin); err != nil {
 			return fmt.Errorf("listen for administration (relay.admin.listen): %w", err)
 		}
 	}
@@ -221,7 +257,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			}
 		})
 	}
-	options := transport.ServeOptions{Log: b.log}
+	options := transport.ServeOptions{Log: b.log, Gate: b.gate, Refused: b.auditAgentStranger}
 	if b.tcp != nil {
 		serve(func() error { return transport.ServeTLS(intake, b.tcp, b.opts.IntakeTLS, options, b.converse) })
 	}
@@ -235,6 +271,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		serve(func() error { return b.serveAdmin(admin) })
 	}
 	b.start()
+	b.opts.Audit.Write(audit.Entry{Event: audit.RelayStarted})
 
 	var err error
 	select {
@@ -251,7 +288,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		st.recent = st.ring.begun.Load()
 	}
 	b.mu.Unlock()
-	return errors.Join(err, b.save())
+	err = errors.Join(err, b.save())
+	b.opts.Audit.Write(audit.Entry{Event: audit.RelayStopped, Reason: reasonOf(err)})
+	return err
 }
 
 // start begins to accept analysts.

@@ -2,8 +2,6 @@ package broker
 
 import (
 	"log/slog"
-	"net"
-	"slices"
 	"sync"
 	"time"
 )
@@ -33,29 +31,4 @@ func (c *complaints) warn(log *slog.Logger, text string, attrs ...any) {
 		c.withheld = 0
 	}
 	log.Warn(text, attrs...)
-}
-
-// strangers are connections whose handshake has not ended. When there are too
-// many, the one that has been silent longest makes room.
-type strangers struct {
-	mu    sync.Mutex
-	conns []net.Conn // the oldest first
-}
-
-func (s *strangers) enter(conn net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.conns) == maxHandshakes {
-		s.conns[0].Close() // its handshake fails and is logged
-		s.conns = slices.Delete(s.conns, 0, 1)
-	}
-	s.conns = append(s.conns, conn)
-}
-
-func (s *strangers) leave(conn net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i := slices.Index(s.conns, conn); i >= 0 {
-		s.conns = slices.Delete(s.conns, i, i+1)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"poip/internal/audit"
 	"poip/internal/config"
 	"poip/internal/confine"
 	"poip/internal/pcap"
@@ -20,6 +21,9 @@ type Config struct {
 	Admin     AdminConfig      `toml:"admin"`
 	Stream    StreamConfig     `toml:"stream"`
 	Certs     CertsConfig      `toml:"certs"`
+	Limits    LimitsConfig     `toml:"limits"`
+	Audit     AuditConfig      `toml:"audit"`
+	Analysts  []AnalystConfig  `toml:"analyst"`
 	Listeners []ListenerConfig `toml:"listener"`
 }
 
@@ -30,11 +34,7 @@ type IntakeConfig struct {
 	Window              config.Size `toml:"window"`
 	MaxStreamsPerSensor int         `toml:"max_streams_per_sensor"`
 	MaxStreams          int         `toml:"max_streams"`
-}
-
-// AdminConfig is the table [relay.admin].
-type AdminConfig struct {
-	Listen string `toml:"listen"` // a loopback address; "" is off
+	MaxRate             config.Size `toml:"max_rate"` // bytes a second of one sensor; 0: as it comes
 }
 
 // StreamConfig is the table [relay.stream].
@@ -75,6 +75,7 @@ type ListenerConfig struct {
 	TLS            bool        `toml:"tls"`
 	ClientAuth     string      `toml:"client_auth"` // none, cert
 	Allow          []string    `toml:"allow"`
+	Deny           []string    `toml:"deny"` // wins over Allow
 	AllowPlaintext bool        `toml:"allow_plaintext"`
 	Format         string      `toml:"format"` // pcap, pcap-ns
 	Snaplen        int         `toml:"snaplen"`
@@ -96,7 +97,9 @@ func DefaultConfig() Config {
 			MaxStreamsPerSensor: 64,
 			MaxStreams:          1024,
 		},
-		Admin:  AdminConfig{Listen: "127.0.0.1:57080"},
+		Admin:  AdminConfig{Listen: "127.0.0.1:57080", ClientAuth: "none", Hosts: []string{}},
+		Limits: LimitsConfig{Pending: 256, PendingPerAddress: 32},
+		Audit:  AuditConfig{File: audit.File, Size: 64 << 20, Keep: 8},
 		Stream: StreamConfig{Memory: 64 << 20, HistoryAge: config.Duration(24 * time.Hour), HistoryFull: "hold"},
 		Certs:  CertsConfig{Sensor: week, Relay: quarter, Analyst: quarter},
 	}
@@ -107,7 +110,8 @@ const (
 	quarter = config.Duration(90 * 24 * time.Hour)
 )
 
-// withDefaults fills in what the file left out.
+// withDefaults fills in what the file left out; client_auth only where check
+// does not insist on it.
 func (l ListenerConfig) withDefaults() ListenerConfig {
 	text := func(s *string, def string) {
 		if *s == "" {
@@ -147,6 +151,10 @@ func (c Config) Warnings() []string {
 	if len(c.Listeners) == 0 {
 		out = append(out, "no [[relay.listener]]: packets are taken in and nobody can read them")
 	}
+	out = append(out, c.Admin.warnings()...)
+	if c.Audit.File == "" {
+		out = append(out, "audit.file is empty: nobody records who reads what; the default is "+audit.File)
+	}
 	for _, l := range c.Listeners {
 		l = l.withDefaults()
 		warn := func(format string, args ...any) {
@@ -158,9 +166,7 @@ func (c Config) Warnings() []string {
 		if l.Snaplen > widelyRead {
 			warn("snaplen is %d: Arkime and Zeek read at most %d", l.Snaplen, widelyRead)
 		}
-		if l.ClientAuth == "cert" {
-			warn("client_auth is cert: every certificate of the relay's CA opens it, those of sensors too")
-		}
+		out = append(out, c.accessWarnings(l)...)
 		if l.Format == "pcap-ns" {
 			warn("format is pcap-ns: Zeek and older Arkime read pcap only")
 		}
@@ -173,7 +179,7 @@ func (c Config) Warnings() []string {
 
 // compile checks the configuration and makes plans of its listeners.
 func (c Config) compile() ([]plan, error) {
-	errs := c.checkRelay()
+	errs := append(c.checkRelay(), c.checkAccess()...)
 	names := make(map[string]bool)
 	var plans []plan
 	own := c.ownDoors()
@@ -214,7 +220,7 @@ func (c Config) compile() ([]plan, error) {
 
 // ownDoors are the relay's own TCP ports, as far as they can be read.
 func (c Config) ownDoors() (out []plan) {
-	for _, l := range []ListenerConfig{{Name: "intake.tcp", Listen: c.Intake.TCP}, {Name: "admin.listen", Listen: c.Admin.Listen}} {
+	for _, l := range []ListenerConfig{{Name: "intake.tcp", Listen: c.Intake.TCP}, {Name: "admin.listen", Listen: c.Admin.Listen}} { // a socket's path does not parse
 		p := plan{config: l}
 		var err error
 		if p.host, p.low, p.high, err = parseListen(l.Listen); err == nil {
@@ -244,15 +250,6 @@ func (c Config) checkRelay() []error {
 			bad("key %s: %w", key, err)
 		} else if low != high {
 			bad("key %s: %s is a range of ports: name one", key, address)
-		}
-	}
-	if host, low, high, err := parseListen(c.Admin.Listen); c.Admin.Listen != "" {
-		if err != nil {
-			bad("key admin.listen: %w", err)
-		} else if low != high {
-			bad("key admin.listen: %s is a range of ports: name one", c.Admin.Listen)
-		} else if !host.IsLoopback() {
-			bad("key admin.listen: %s is not loopback: write 127.0.0.1:57080, and reach it by ssh from elsewhere", c.Admin.Listen)
 		}
 	}
 	if w := c.Intake.Window; w < 1<<20 || w > 1<<30 {

@@ -105,6 +105,9 @@ func (b *Broker) makeListener(p plan) (*listener, error) {
 		b.tallies[p.config.Name] = t
 	}
 	l := newListener(p, config, t, b.log)
+	if p.asksForCertificate() {
+		l.tlsOf = b.tlsOf
+	}
 	if !p.config.Each {
 		l.newDoor(auth.StreamName{}, p.low)
 		return l, nil

@@ -41,6 +41,7 @@ type session struct {
 	sensor auth.SensorName
 	log    *slog.Logger
 	window int
+	rate   *rate         // of its sensor, all streams together
 	block  time.Duration // for which a blocking reader may take nothing
 	begin  func(*session, wire.Hello) (*stream, *ring, *epoch, error)
 	ended  func(*session, wire.End) // an epoch has
@@ -158,7 +159,9 @@ func (s *session) converse() error {
 			return err
 		}
 		if h.Type == wire.TypeBatch {
-			err = s.batch(h.Length)
+			if err = s.batch(h.Length); err == nil {
+				err = s.pay(h.Length)
+			}
 		} else {
 			err = s.take(h)
 		}

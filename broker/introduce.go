@@ -1,38 +1,54 @@
 package broker
 
-import "time"
+import (
+	"time"
+
+	"poip/auth"
+)
 
 // This file is whom analysts meet behind the doors.
 
-// attach shows a subscriber the streams behind its door.
-func (b *Broker) attach(s *subscriber, d *door) bool {
+// attach shows a subscriber the streams behind its door that it may read.
+func (b *Broker) attach(s *subscriber, d *door) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if d.closed || b.draining || !d.listener.plan.Load().admits(addrOf(s.out.conn.RemoteAddr())) {
-		return false // as a reload has it since
+	if err := b.welcome(s, d); err != nil {
+		return err
 	}
 	s.slot = d.listener.takeSlot()
 	d.subscribers[s] = struct{}{}
 	d.listener.tally.connected.Add(1)
-	lead := b.lead(d)
+	lead := b.lead(d, s)
 	if lead != nil {
 		b.introduce(d, s, lead, s.outsets.of(lead))
 	}
 	for _, st := range b.order {
-		if st != lead && d.takes(st.name) {
+		if st != lead && d.offers(s, st.name) {
 			b.introduce(d, s, st, s.outsets.of(st))
 		}
 	}
-	return true
+	return nil
+}
+
+// showMore shows a subscriber what a reload has granted it beyond what it had;
+// for holders of mu.
+func (b *Broker) showMore(d *door, s *subscriber, had auth.Grant) {
+	for _, st := range b.order {
+		if d.offers(s, st.name) && !had.Has(st.name) {
+			b.introduce(d, s, st, s.outsets.of(st))
+			s.notify()
+		}
+	}
 }
 
 // lead is the stream that decides which link type a new connection gets: of
-// those behind the door that are most alive the one that came first. One that
-// nobody has sent for long should not keep all others out. For holders of mu.
-func (b *Broker) lead(d *door) *stream {
+// those behind the door that it may read and that are most alive the one that
+// came first. One that nobody has sent for long should not keep all others out.
+// Where s is nil it is for whoever may read all. For holders of mu.
+func (b *Broker) lead(d *door, s *subscriber) *stream {
 	var lead *stream
 	for _, st := range b.order {
-		if d.takes(st.name) && (lead == nil || st.liveliness() > lead.liveliness()) {
+		if d.offers(s, st.name) && (lead == nil || st.liveliness() > lead.liveliness()) {
 			lead = st
 		}
 	}
@@ -57,12 +73,15 @@ func (s *stream) liveliness() int {
 // introduceAll shows everybody behind a door a ring that is new.
 func (b *Broker) introduceAll(d *door, st *stream) {
 	for s := range d.subscribers {
-		b.introduce(d, s, st, outset(st.ring.begin))
-		s.notify()
+		if d.offers(s, st.name) {
+			b.introduce(d, s, st, outset(st.ring.begin))
+			s.notify()
+		}
 	}
 }
 
 func (b *Broker) introduce(d *door, s *subscriber, st *stream, from outset) {
+	s.visit.note(st.name)
 	if s.meet(st.ring, from) || d.listener.noted[st.name] {
 		return
 	}

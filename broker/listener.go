@@ -14,14 +14,8 @@ import (
 	"poip/internal/transport"
 )
 
-const (
-	// handshakeTimeout is for analysts who speak TLS, or should.
-	handshakeTimeout = 10 * time.Second
-
-	// maxHandshakes bounds the connections of all listeners whose handshake
-	// has not ended. When there are more, the oldest goes.
-	maxHandshakes = 512
-)
+// handshakeTimeout is for analysts who speak TLS, or should.
+const handshakeTimeout = 10 * time.Second
 
 // analystKeepAlive notices an analyst that is gone within half a minute, while
 // nothing is written. There is no TCP_USER_TIMEOUT: it would end those who
@@ -32,10 +26,14 @@ var analystKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second,
 // door, or with Each one for every stream.
 type listener struct {
 	plan  atomic.Pointer[plan] // replaced by one that it serves
-	tls   *tls.Config          // nil: plain
+	tls   *tls.Config          // nil: plain; each door has its own from it
 	tally *tally
 	log   *slog.Logger
 	live  atomic.Int64 // connections that were let in and are not closed yet
+
+	// tlsOf adds to the configuration of a door whom it lets in; nil: it asks
+	// for no certificate. Set once.
+	tlsOf func(*door, *tls.Config) *tls.Config
 
 	// Guarded by Broker.mu.
 	doors    []*door
@@ -49,6 +47,7 @@ type door struct {
 	listener *listener
 	stream   auth.StreamName // the zero name: all that match
 	port     uint16
+	tls      *tls.Config // nil: plain
 
 	// Guarded by Broker.mu.
 	socket      *socket // nil: the port could not be bound; tried again
@@ -80,7 +79,10 @@ func newListener(p plan, config *tls.Config, t *tally, log *slog.Logger) *listen
 func (l *listener) name() string { return l.plan.Load().config.Name }
 
 func (l *listener) newDoor(stream auth.StreamName, port uint16) *door {
-	d := &door{listener: l, stream: stream, port: port, subscribers: make(map[*subscriber]struct{})}
+	d := &door{listener: l, stream: stream, port: port, tls: l.tls, subscribers: make(map[*subscriber]struct{})}
+	if d.tls != nil && l.tlsOf != nil {
+		d.tls = l.tlsOf(d, l.tls)
+	}
 	l.doors = append(l.doors, d)
 	return d
 }
@@ -125,15 +127,15 @@ func (l *listener) enter() bool {
 	return false
 }
 
-// secure makes the connection ready to be written to: with TLS, if the
-// listener asks for that.
-func (l *listener) secure(ctx context.Context, conn net.Conn) (*outlet, error) {
+// secure makes the connection ready to be written to: with TLS, if there is a
+// configuration for it.
+func (l *listener) secure(ctx context.Context, conn net.Conn, config *tls.Config) (*outlet, error) {
 	chunk := chunkFor(l.live.Load() + 1)
 	cork := transport.NewCork(conn, chunk)
-	if l.tls == nil {
+	if config == nil {
 		return newOutlet(conn, cork, nil, chunk), nil
 	}
-	secured := tls.Server(cork, l.tls)
+	secured := tls.Server(cork, config)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if err := secured.HandshakeContext(ctx); err != nil {

@@ -42,6 +42,9 @@ var (
 	metricEvicted     = metric("evicted_connections_total", "Analysts disconnected for reading too slowly.", "listener")
 	metricTurnedAway  = metric("refused_connections_total", "Connections that were not let in.", "listener", "reason")
 
+	metricRefusedAgents = metric("refused_agents_total", "Agents, and strangers at the intake, that were refused.")
+	metricAuditFailures = metric("audit_failures_total", "Writes of the audit log that failed.")
+
 	metricConnOffered = metric("connection_offered_packets", "Packets offered to the analyst.", "listener", "connection")
 	metricConnSent    = metric("connection_sent_packets", "Packets sent to the analyst.", "listener", "connection")
 	metricConnSkipped = metric("connection_skipped_packets", "Packets offered to the analyst and not sent.", "listener", "connection")
@@ -60,6 +63,8 @@ func (m meter) Collect(out chan<- prometheus.Metric) {
 		l.collect(out)
 	}
 	m.broker.collectTrust(out)
+	counter(out, metricRefusedAgents, m.broker.refusedAgents.Load())
+	counter(out, metricAuditFailures, m.broker.opts.Audit.Failures())
 }
 
 func counter(out chan<- prometheus.Metric, d *prometheus.Desc, n uint64, labels ...string) {

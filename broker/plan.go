@@ -19,6 +19,7 @@ type plan struct {
 	low, high uint16     // ports; equal unless Each
 	patterns  []auth.Pattern
 	allow     []netip.Prefix
+	deny      []netip.Prefix // wins
 	terms     terms
 }
 
@@ -34,9 +35,14 @@ func (l ListenerConfig) compile() (plan, error) {
 	if _, err := auth.ParseCaptureName(l.Name); err != nil {
 		keep(fmt.Errorf("key name: %q: use a-z, 0-9 and, not in front, . _ -", l.Name))
 	}
-	keep(p.compileListen())
-	keep(p.compileStreams())
-	keep(p.compileAllow())
+	err := p.compileListen()
+	keep(err)
+	p.patterns, err = compilePatterns(l.Streams)
+	keep(err)
+	p.allow, err = compileNetworks("allow", l.Allow)
+	keep(err)
+	p.deny, err = compileNetworks("deny", l.Deny)
+	keep(err)
 	begin, err := parseStart(l.Start)
 	keep(err)
 	p.terms = terms{
@@ -66,32 +72,18 @@ func (p *plan) compileListen() error {
 	return nil
 }
 
-func (p *plan) compileStreams() error {
-	if len(p.config.Streams) == 0 {
-		return errors.New("key streams is missing: write patterns of sensor/capture, as in [\"*/*\"]")
-	}
-	for _, s := range p.config.Streams {
-		pattern, err := auth.ParsePattern(s)
-		if err != nil {
-			return fmt.Errorf("key streams: %w", err)
-		}
-		p.patterns = append(p.patterns, pattern)
-	}
-	return nil
-}
-
-func (p *plan) compileAllow() error {
-	for _, s := range p.config.Allow {
+func compileNetworks(key string, networks []string) (out []netip.Prefix, err error) {
+	for _, s := range networks {
 		network, err := netip.ParsePrefix(s)
 		if err != nil {
-			return fmt.Errorf("key allow: %q is not a network: write 192.0.2.0/24, or 192.0.2.7/32 for one address", s)
+			return nil, fmt.Errorf("key %s: %q is not a network: write 192.0.2.0/24, or 192.0.2.7/32 for one address", key, s)
 		}
 		if network.Addr().Is4In6() {
-			return fmt.Errorf("key allow: %q: write the IPv4 network itself", s)
+			return nil, fmt.Errorf("key %s: %q: write the IPv4 network itself", key, s)
 		}
-		p.allow = append(p.allow, network.Masked())
+		out = append(out, network.Masked())
 	}
-	return nil
+	return out, nil
 }
 
 // parseListen takes "127.0.0.1:57012", "[::1]:57100-57199" or ":57012" apart.
@@ -131,11 +123,15 @@ func (p plan) matches(name auth.StreamName) bool {
 	return slices.ContainsFunc(p.patterns, func(pattern auth.Pattern) bool { return pattern.Match(name) })
 }
 
-// admits says whether the allow list has the address. An empty one has none.
+// admits says whether the allow list has the address, and deny has it not. An
+// empty allow list has none.
 func (p plan) admits(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
-	return slices.ContainsFunc(p.allow, func(network netip.Prefix) bool { return network.Contains(addr) })
+	has := func(network netip.Prefix) bool { return network.Contains(addr) }
+	return slices.ContainsFunc(p.allow, has) && !slices.ContainsFunc(p.deny, has)
 }
+
+func (p plan) asksForCertificate() bool { return p.config.ClientAuth == "cert" }
 
 // address is where a door of the plan listens.
 func (p plan) address(port uint16) string {
@@ -151,6 +147,7 @@ func (p plan) address(port uint16) string {
 func (p plan) serves(q plan) bool {
 	a, b := p.config, q.config
 	a.Allow, b.Allow = nil, nil
+	a.Deny, b.Deny = nil, nil
 	a.MaxConnections, b.MaxConnections = 0, 0
 	a.Streams, b.Streams = nil, nil
 	a.AllowPlaintext, b.AllowPlaintext = false, false

@@ -33,6 +33,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	}
 	if err != nil {
 		log.Warn("refused an agent", "reason", err.Error())
+		b.auditAgent(s.sensor, conn, codeOf(err), err)
 		s.farewell(err)
 		return
 	}
@@ -70,6 +71,7 @@ func (b *Broker) admitSession(s *session) error {
 		return refuse(wire.CodeLimit, "sensor %s has %d connections already (max_streams_per_sensor)", sensor, most)
 	}
 	b.talking[sensor]++
+	s.rate = b.rateOf(sensor)
 	b.sessions.Add(1)
 	return nil
 }
@@ -299,8 +301,10 @@ func (b *Broker) release(s *session, err error) {
 	switch {
 	case errors.As(err, &refusal) && refusal.Code != wire.CodeDraining:
 		log.Warn("refused an agent", "code", refusal.Code.String(), "reason", refusal.Reason)
+		b.auditAgent(s.sensor, s.conn, refusal.Code, err)
 	case errors.Is(err, wire.ErrMalformed):
 		log.Warn("refused an agent", "code", wire.CodeProtocol.String(), "reason", err.Error())
+		b.auditAgent(s.sensor, s.conn, wire.CodeProtocol, err)
 	case s.state == streaming:
 		log.Info("agent has gone; its stream waits for it", "reason", err.Error())
 	default:

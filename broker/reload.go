@@ -2,7 +2,9 @@ package broker
 
 import (
 	"errors"
-	"time"
+	"fmt"
+
+	"poip/internal/audit"
 )
 
 // Reload puts another configuration in force, all of it or, when it returns an
@@ -12,34 +14,53 @@ func (b *Broker) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if err := b.rearrange(cfg, plans); err != nil {
+	before, err := b.rearrange(cfg, plans)
+	if err != nil {
 		return err
 	}
-	b.log.Info("configuration reloaded", "listeners", len(plans))
+	keys := changes(before, cfg)
+	b.log.Info("configuration reloaded", "listeners", len(plans), "changed", keys)
+	b.opts.Audit.Write(audit.Entry{Event: audit.ConfigChanged, Keys: keys})
 	if err := b.save(); err != nil { // it is in force all the same
 		b.log.Error("streams and their ports may be forgotten at a restart", "error", err)
 	}
 	return nil
 }
 
-func (b *Broker) rearrange(cfg Config, plans []plan) error {
+// rearrange returns the configuration that was in force.
+func (b *Broker) rearrange(cfg Config, plans []plan) (before Config, err error) {
+	analysts, err := cfg.compileMembers()
+	if err != nil {
+		return before, err
+	}
+	desk, err := b.newDesk(cfg)
+	if err != nil {
+		return before, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.draining {
-		return errors.New("reload: the relay is shutting down")
+		return before, errors.New("reload: the relay is shutting down")
 	}
 	if err := b.config.fixed(cfg); err != nil {
-		return err
+		return before, err
 	}
+	former := b.members.Swap(&analysts) // before the doors of new listeners are open
 	if err := b.arrange(plans); err != nil {
-		return err
+		b.members.Store(former)
+		return before, err
 	}
-	b.config = cfg
+	before, b.config = b.config, cfg
+	b.desk.replace(desk)
+	b.gate.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
+	b.lobby.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
+	b.setRates(cfg.Intake.MaxRate)
+	b.regrant()
 	for _, st := range b.order {
 		st.ring.setLimit(int(cfg.Stream.Memory))
 	}
 	b.sendHome()
-	return nil
+	return before, nil
 }
 
 // fixed holds what cannot change while the relay runs against the new values.
@@ -51,6 +72,11 @@ func (c Config) fixed(next Config) error {
 		{"intake.tcp", c.Intake.TCP, next.Intake.TCP},
 		{"intake.quic", c.Intake.QUIC, next.Intake.QUIC},
 		{"admin.listen", c.Admin.Listen, next.Admin.Listen},
+		{"admin.tls", fmt.Sprint(c.Admin.TLS), fmt.Sprint(next.Admin.TLS)},
+		{"admin.client_auth", c.Admin.ClientAuth, next.Admin.ClientAuth},
+		{"audit.file", c.Audit.File, next.Audit.File},
+		{"audit.size", c.Audit.Size.String(), next.Audit.Size.String()},
+		{"audit.keep", fmt.Sprint(c.Audit.Keep), fmt.Sprint(next.Audit.Keep)},
 	} {
 		if k.now != k.next {
 			errs = append(errs, errors.New("key "+k.key+" cannot change while the relay runs: restart it, or put the old value back"))
@@ -59,14 +85,14 @@ func (c Config) fixed(next Config) error {
 	return errors.Join(errs...)
 }
 
-// sendHome ends the connections of analysts that allow has no more; for
-// holders of mu.
+// sendHome ends the connections of analysts that allow has no more, or deny
+// has; for holders of mu.
 func (b *Broker) sendHome() {
 	for _, l := range b.listeners {
 		for _, d := range l.doors {
 			for s := range d.subscribers {
 				if !l.plan.Load().admits(addrOf(s.out.conn.RemoteAddr())) {
-					s.command(orderCut, time.Now().Add(time.Second))
+					s.dismiss("not in allow")
 				}
 			}
 		}

@@ -153,7 +153,8 @@ type DoorStatus struct {
 
 // ConnectionStatus is one analyst.
 type ConnectionStatus struct {
-	Number    int       `json:"number"` // unique in the listener, and used again
+	Number    int       `json:"number"`            // unique in the listener, and used again
+	Analyst   string    `json:"analyst,omitempty"` // by certificate
 	Remote    string    `json:"remote"`
 	Since     time.Time `json:"since"`
 	State     string    `json:"state"` // waiting, current, behind, stalled, ending
@@ -227,7 +228,7 @@ func (b *Broker) doorStatus(d *door, l *ListenerStatus) DoorStatus {
 // describeStreams says which link type a new connection would get, and which
 // streams would be left out.
 func (b *Broker) describeStreams(d *door, l *ListenerStatus, out *DoorStatus) {
-	lead := b.lead(d)
+	lead := b.lead(d, nil)
 	if lead == nil {
 		return
 	}
@@ -242,7 +243,7 @@ func (b *Broker) describeStreams(d *door, l *ListenerStatus, out *DoorStatus) {
 func (s *subscriber) status() (out ConnectionStatus, others uint64) {
 	offered, pending, others := s.account()
 	out = ConnectionStatus{
-		Number: s.slot, Remote: s.remote, Since: s.since, State: "current",
+		Number: s.slot, Analyst: s.visit.analyst(), Remote: s.remote, Since: s.since, State: "current",
 		Offered: offered, Sent: s.sent.Load(), SentBytes: s.sentBytes.Load(),
 		Skipped: s.skipped.Load() + others, Pending: pending,
 	}

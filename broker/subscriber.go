@@ -38,6 +38,7 @@ type subscriber struct {
 	slot     int // unique in its listener
 	remote   string
 	since    time.Time
+	visit    visit // who it is; see roster.go
 
 	role   atomic.Int32
 	handed chan struct{} // gives the role to the own goroutine; holds one

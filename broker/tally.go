@@ -24,11 +24,12 @@ const (
 	awayDenied    turnedAway = iota // by the allow list
 	awayLimit                       // too many connections
 	awayHandshake                   // TLS failed
+	awayForbidden                   // by whom the certificate names
 	aways
 )
 
 func (a turnedAway) String() string {
-	return [aways]string{"denied", "limit", "handshake"}[a]
+	return [aways]string{"denied", "limit", "handshake", "forbidden"}[a]
 }
 
 // A tally is the ledger of one listener. It outlives a change of the

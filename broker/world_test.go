@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"poip/certs"
 	"poip/internal/pcap"
 	"poip/internal/poiptest"
 	"poip/internal/wire"
@@ -92,9 +93,14 @@ func startWorld(t testing.TB, cfg Config, change ...func(*Options)) *world {
 
 func (w *world) options() Options {
 	return Options{
-		Log:        slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		IntakeTLS:  w.ca.IntakeTLS(),
-		AnalystTLS: func(string) (*tls.Config, error) { return w.ca.AnalystTLS(), nil },
+		Log:       slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		IntakeTLS: w.ca.IntakeTLS(),
+		AnalystTLS: func(clientAuth string) (*tls.Config, error) {
+			if clientAuth == "cert" {
+				return certs.AnalystTLS(w.ca.Relay, w.ca.Pool), nil
+			}
+			return w.ca.AnalystTLS(), nil
+		},
 	}
 }
 

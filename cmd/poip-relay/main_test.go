@@ -36,7 +36,7 @@ func TestDefaultsAreAsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := broker.DefaultConfig()
-	want.Name, want.Data, want.Listeners = cfg.Name, cfg.Data, cfg.Listeners
+	want.Name, want.Data, want.Listeners, want.Analysts = cfg.Name, cfg.Data, cfg.Listeners, cfg.Analysts
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("the example is %+v, the defaults are %+v", cfg, want)
 	}

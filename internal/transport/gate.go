@@ -10,8 +10,9 @@ import (
 )
 
 // evictAfter is how long a stranger keeps its place against a newcomer. A
-// handshake takes a few round trips; silence takes for ever.
-const evictAfter = time.Second
+// handshake takes a round trip or two; silence takes for ever. The shorter it
+// is, the faster a flood has to be to keep others out.
+const evictAfter = 100 * time.Millisecond
 
 // A Gate bounds how many strangers, peers whose handshake has not ended, are
 // let in at once: in all, and from one address. When it is full, a newcomer
