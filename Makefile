@@ -12,8 +12,8 @@ LDFLAGS := -s -w -X poip/internal/cli.Version=$(VERSION)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 # What the tests run beside us: Debian's packages, and a command of each.
-DEB_PACKAGES := tshark tcpdump ncat netcat-openbsd socat stunnel4 iperf3 nftables tcpreplay iproute2 openssl procps strace
-DEB_COMMANDS := tshark tcpdump ncat nc.openbsd socat stunnel4 iperf3 nft tcpreplay ip openssl pgrep strace
+DEB_PACKAGES := tshark tcpdump ncat netcat-openbsd socat stunnel4 iperf3 nftables tcpreplay iproute2 openssl procps strace systemd sslscan
+DEB_COMMANDS := tshark tcpdump ncat nc.openbsd socat stunnel4 iperf3 nft tcpreplay ip openssl pgrep strace systemd-analyze sslscan
 
 export POIP_CAPTURES ?= $(abspath ../shared/captures)
 export GOTOOLCHAIN   ?= local

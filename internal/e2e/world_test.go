@@ -254,7 +254,13 @@ type process struct {
 
 func (w *world) start(name string, args ...string) *process {
 	w.t.Helper()
-	cmd := exec.Command(program(name), args...)
+	return w.startAs(name, program(name), args...)
+}
+
+// startAs starts one of our programs by another one, which execs it.
+func (w *world) startAs(name, path string, args ...string) *process {
+	w.t.Helper()
+	cmd := exec.Command(path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
