@@ -134,7 +134,7 @@ func TestAnalystsComeAndGo(t *testing.T) {
 		stop := s.source.flow(1000)
 		eventually(t, "there is something to read", func() bool { return s.relay.received() > 0 })
 		before := s.rest()
-		const rounds, crowd = 5, 1000
+		const rounds, crowd = 5, 1000 // max_connections is 1024
 		for range rounds {
 			var gone sync.WaitGroup
 			failed := make(chan error, crowd)
@@ -150,12 +150,12 @@ func TestAnalystsComeAndGo(t *testing.T) {
 			for err := range failed {
 				t.Fatalf("an analyst: %v", err)
 			}
+			eventually(t, "all are gone", func() bool { return s.relay.metrics().Sum("poip_relay_connections") == 0 })
 		}
 		stop()
 		b := s.reckon()
 		b.without(t)
 		s.agree(b)
-		eventually(t, "all are gone", func() bool { return s.relay.metrics().Sum("poip_relay_connections") == 0 })
 		s.rested(before)
 	})
 }

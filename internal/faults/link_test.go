@@ -53,7 +53,7 @@ func TestLinkCutForLongerThanTheSpool(t *testing.T) {
 		const volume = 150_000 // packets, 62 MB: four times the spool
 		for sent := 0; sent < volume; sent += 1000 {
 			s.source.send(1000)
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(50 * time.Millisecond)
 		}
 		link.Mend()
 		s.source.send(2000)

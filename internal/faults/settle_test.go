@@ -58,7 +58,10 @@ func (s *site) agree(b balance) {
 // anew.
 func (s *site) agreeAgent(b balance) {
 	s.t.Helper()
-	m := s.agent.metrics()
+	m, status := s.agent.metrics(), s.agent.status()
+	if got := status.acknowledged(); got != b.kept {
+		s.t.Errorf("poip-agent status says that %d are acknowledged, want %d by the ledger", got, b.kept)
+	}
 	s.same(m, b.kept, "poip_agent_acknowledged_packets_total")
 	s.same(m, b.kept+b.allLost(), "poip_agent_captured_packets_total")
 	s.same(m, b.allLost(), "poip_agent_lost_packets_total")

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"poip/internal/poiptest"
 )
 
@@ -220,15 +218,6 @@ func (r *relay) memory(name string) int {
 	return kib << 10
 }
 
-// full says whether there is next to no room on the disk of a folder.
-func (s *site) full(parts ...string) bool {
-	var disk unix.Statfs_t
-	if err := unix.Statfs(s.path(parts...), &disk); err != nil {
-		s.t.Fatal(err)
-	}
-	return disk.Bavail*uint64(disk.Bsize) < 1<<20
-}
-
 // An agent is poip-agent run.
 type agent struct {
 	*poiptest.Process
@@ -237,6 +226,7 @@ type agent struct {
 	config string
 	admin  string
 	under  []string
+	source *source // of its capture, if that is a tap
 }
 
 func (s *site) newAgent(sensor, url, admin, keys string, captures ...string) *agent {
@@ -244,7 +234,7 @@ func (s *site) newAgent(sensor, url, admin, keys string, captures ...string) *ag
 	for _, c := range captures {
 		text += "[[agent.capture]]\n" + c
 	}
-	return &agent{site: s, sensor: sensor, admin: admin, config: s.write(filepath.Base(sensor)+".toml", text)}
+	return &agent{site: s, sensor: sensor, admin: admin, source: s.source, config: s.write(filepath.Base(sensor)+".toml", text)}
 }
 
 func (a *agent) start() {
@@ -252,6 +242,13 @@ func (a *agent) start() {
 	a.inBranch(func() {
 		a.Process = poiptest.StartProcess(a.site.t, "poip-agent", under(a.under, "poip-agent", "run", "--config", a.config, "--log-format", "json"))
 	})
+}
+
+// Kill is kill -9.
+func (a *agent) Kill() {
+	a.site.t.Helper()
+	a.Process.Kill()
+	a.source.detach()
 }
 
 // inBranch runs f where the agent is.
@@ -276,17 +273,29 @@ func (a *agent) metrics() (m poiptest.Metrics) {
 	return m
 }
 
-// status is what `poip-agent status --json` says.
-func (a *agent) status() (status map[string]any) {
+// An agentStatus is what `poip-agent status --json` says, as far as we ask.
+type agentStatus struct {
+	Streams []struct {
+		Acknowledged uint64 `json:"acknowledged_packets"`
+	}
+}
+
+func (s agentStatus) acknowledged() (n uint64) {
+	for _, stream := range s.Streams {
+		n += stream.Acknowledged
+	}
+	return n
+}
+
+func (a *agent) status() (status agentStatus) {
 	a.site.t.Helper()
 	a.inBranch(func() {
 		out, err := exec.Command(program("poip-agent"), "status", "--config", a.config, "--json").Output()
-		if err != nil {
-			a.site.t.Errorf("poip-agent status: %v", err)
-			return
+		if err == nil {
+			err = json.Unmarshal(out, &status)
 		}
-		if err := json.Unmarshal(out, &status); err != nil {
-			a.site.t.Errorf("poip-agent status: %v\n%s", err, out)
+		if err != nil {
+			a.site.t.Errorf("poip-agent status --json: %v\n%s", err, out)
 		}
 	})
 	return status

@@ -114,6 +114,17 @@ func (s *source) current() (net.Conn, chan struct{}) {
 	return s.conn, s.joined
 }
 
+// detach forgets the tap, whose agent is dead: a pipe that nobody reads any
+// more would take a few packets yet.
+func (s *source) detach() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
 // hand hands n packets over, or, where the tap breaks, perhaps some of them. It
 // returns false when there is no tap.
 func (s *source) hand(n int) bool {
