@@ -73,8 +73,10 @@ var ErrKnown = errors.New("the name has a certificate already")
 func SerialOf(cert *x509.Certificate) string { return hex.EncodeToString(cert.SerialNumber.Bytes()) }
 
 // KeyOf is the SHA-256 of a certificate's SubjectPublicKeyInfo, in hexadecimal.
-func KeyOf(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+func KeyOf(cert *x509.Certificate) string { return keyHash(cert.RawSubjectPublicKeyInfo) }
+
+func keyHash(spki []byte) string {
+	sum := sha256.Sum256(spki)
 	return hex.EncodeToString(sum[:])
 }
 
