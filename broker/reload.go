@@ -63,6 +63,12 @@ func (b *Broker) rearrange(cfg Config, plans []plan) (before Config, err error) 
 	return before, nil
 }
 
+// ReloadRefused is told that a configuration or certificates did not come into
+// force.
+func (b *Broker) ReloadRefused(reason error) {
+	b.opts.Audit.Refuse("reload", audit.Entry{Event: audit.ConfigRefused, Reason: reason.Error()})
+}
+
 // fixed holds what cannot change while the relay runs against the new values.
 func (c Config) fixed(next Config) error {
 	var errs []error

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"poip/certs"
+	"poip/internal/audit"
 )
 
 func newCA() *cobra.Command {
@@ -38,6 +39,7 @@ func newRotate() *cobra.Command {
 			if err := certs.Rotate(data, certs.RelayLife); err != nil {
 				return err
 			}
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "rotate"})
 			fmt.Fprintf(cmd.OutOrStdout(), `made a new CA; the old one is trusted beside it, and its key is gone
 
 next: wait until every sensor has been online, and has its certificate from the
@@ -69,6 +71,7 @@ with --force these have to join anew.`,
 			if err := certs.Retire(data, certs.RelayLife, force); err != nil {
 				return err
 			}
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "retire"})
 			fmt.Fprintln(cmd.OutOrStdout(), "the old CA is not trusted any more")
 			return nil
 		},

@@ -22,6 +22,12 @@ func need(path string, cfg broker.Config) confine.Need {
 	if socket, ok := strings.CutPrefix(cfg.Admin.Listen, "unix:"); ok {
 		n.Write = append(n.Write, filepath.Dir(socket)) // which is removed at the end
 	}
+	if cfg.Audit.File != "" {
+		n.Write = append(n.Write, filepath.Dir(auditPath(cfg)))
+	}
+	if filepath.IsAbs(cfg.Admin.Passwords) {
+		n.Read = append(n.Read, filepath.Dir(cfg.Admin.Passwords))
+	}
 	return n
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"poip/auth"
 	"poip/certs"
+	"poip/internal/audit"
 )
 
 // relayTOML is the configuration that init leaves: name, then data.
@@ -110,6 +111,7 @@ letter or digit, and is at most 63 characters long.`,
 			if err := certs.IssueSensor(data, sensor, out); err != nil {
 				return err
 			}
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.Issued, Sensor: string(sensor)})
 			fmt.Fprintf(cmd.OutOrStdout(), `made an identity for %[1]s in %[2]s
 
 next: copy %[2]s to the sensor, keep its modes, and there

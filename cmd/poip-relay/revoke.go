@@ -10,6 +10,7 @@ import (
 
 	"poip/auth"
 	"poip/certs"
+	"poip/internal/audit"
 )
 
 func newRevoke() *cobra.Command {
@@ -38,13 +39,25 @@ analyst gets another certificate by issue.`,
 				return errors.New("say what to revoke: a SENSOR, or --analyst NAME, or --serial N")
 			}
 			if serial != "" {
-				return revokeSerial(cmd.OutOrStdout(), data, serial)
+				err := revokeSerial(cmd.OutOrStdout(), data, serial)
+				if err == nil {
+					record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.Revoked, Serial: serial})
+				}
+				return err
 			}
 			who, err := revokedSubject(args, analyst)
 			if err != nil {
 				return err
 			}
-			return revokeName(cmd.OutOrStdout(), data, who)
+			if err := revokeName(cmd.OutOrStdout(), data, who); err != nil {
+				return err
+			}
+			e := audit.Entry{Event: audit.Revoked, Analyst: analyst}
+			if len(args) > 0 {
+				e.Sensor = args[0]
+			}
+			record(cmd.ErrOrStderr(), data, e)
+			return nil
 		},
 	}
 	dataFlag(cmd, &data)

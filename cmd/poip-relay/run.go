@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"poip/broker"
 	"poip/certs"
+	"poip/internal/audit"
 	"poip/internal/cli"
 	"poip/internal/config"
 	"poip/internal/systemd"
@@ -79,8 +81,15 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	for _, w := range warnings(cfg, keeper.inForce.Load()) {
 		log.Warn(w)
 	}
-	options := broker.Options{Log: log}
+	record, err := openAudit(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeAudit(record, log)
+	asked := make(chan chan error) // for a reload
+	options := broker.Options{Log: log, Audit: record, Reload: askFor(ctx, asked), Revoke: revokeFor(cfg.Data)}
 	keeper.decide(&options)
+	auditRenewals(&options, record)
 	b, err := broker.New(cfg, options)
 	if err != nil {
 		return err
@@ -107,6 +116,10 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 				manager.Reloading()
 				reload(path, b, keeper, log)
 				manager.Ready("running")
+			case answer := <-asked:
+				manager.Reloading()
+				answer <- reload(path, b, keeper, log)
+				manager.Ready("running")
 			}
 		}
 	}()
@@ -117,9 +130,29 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	return err
 }
 
+// askFor makes the function by which others have the configuration reloaded,
+// and learn what came of it.
+func askFor(ctx context.Context, asked chan<- chan error) func() error {
+	return func() error {
+		answer := make(chan error, 1)
+		select {
+		case asked <- answer:
+			return <-answer
+		case <-ctx.Done():
+			return errors.New("the relay is shutting down")
+		}
+	}
+}
+
+func closeAudit(record *audit.Log, log *slog.Logger) {
+	if err := record.Close(); err != nil {
+		log.Error("the end of the audit log is missing", "error", err)
+	}
+}
+
 // reload puts a changed configuration and certificates in force, or says what
 // is wrong and leaves everything as it is.
-func reload(path string, b *broker.Broker, keeper *keeper, log *slog.Logger) {
+func reload(path string, b *broker.Broker, keeper *keeper, log *slog.Logger) error {
 	cfg, err := loadConfig(path)
 	var fresh *certs.Trust
 	if err == nil {
@@ -130,13 +163,15 @@ func reload(path string, b *broker.Broker, keeper *keeper, log *slog.Logger) {
 	}
 	if err != nil {
 		log.Error("reload failed; what was in force stays", "config", path, "error", err)
-		return
+		b.ReloadRefused(err)
+		return err
 	}
 	keeper.lives.Store(&cfg.Certs)
 	keeper.use(fresh)
 	for _, w := range warnings(cfg, fresh) {
 		log.Warn(w)
 	}
+	return nil
 }
 
 func warnings(cfg broker.Config, trust *certs.Trust) []string {
@@ -169,6 +204,9 @@ func check(path string, stdout io.Writer) error {
 	cfg, err := loadConfig(path)
 	if err != nil {
 		return err
+	}
+	if err := cfg.CheckFiles(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	trust, err := certs.LoadTrust(cfg.Data)
 	if err != nil {

@@ -143,8 +143,10 @@ func (l *Log) Close() error {
 }
 
 // Append adds a line to the log at path, beside a relay that may be running:
-// this is for commands.
+// this is for commands. A log that it makes belongs to whom the data folder
+// belongs, since that may be another user than root.
 func Append(path string, e Entry) error {
+	defer adopt(path)()
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
