@@ -1,0 +1,242 @@
+package journal
+
+import (
+	"time"
+
+	"poip/internal/wire"
+)
+
+// chunkLen is the size of the pieces of memory that records wait in, and so of
+// most writes.
+const chunkLen = 1 << 20
+
+// A backlog is what was appended and is not durable: items, and the bytes of
+// their records in chunks. It is kept until the disk has confirmed it, since
+// what a failed fsync leaves behind has to be written again elsewhere.
+//
+// Positions of bytes count from Open.
+type backlog struct {
+	items  []item
+	first  int    // of items, that is still wanted
+	serial uint64 // of that one
+	chunks [][]byte
+	base   int64 // position of the first byte of the first chunk
+	end    int64 // position after the last byte
+	spare  [][]byte
+}
+
+// An item is a batch, a gap, an end, or the beginning of a segment.
+type item struct {
+	begin *Epoch // not nil: what follows belongs to it
+	jump  bool   // with begin: numbers before first were left out on purpose
+	entry entry  // offset is not set; of a begin: first, ordinal and arrival
+	at    int64  // position of the records
+}
+
+// place says where the log stands after it, if it stood at p before.
+func (it *item) place(p place) place {
+	if it.begin != nil {
+		if p.epoch == nil || p.epoch.ID != it.begin.ID {
+			p.latest, p.ending = 0, ending{}
+		}
+		p.epoch = it.begin
+		p.jump = it.jump
+	} else {
+		p.arrival = max(p.arrival, it.entry.arrival)
+		p.jump = false
+		p.ending = p.after(&it.entry)
+		if it.entry.kind == Batch && (p.latest == 0 || it.entry.latest > p.latest) {
+			p.latest = it.entry.latest
+		}
+	}
+	p.serial++
+	p.next, p.ordinal = it.entry.next(), it.entry.ordinalAfter()
+	p.bytes += int64(it.entry.length)
+	return p
+}
+
+// room makes room for n bytes at the end and appends its pieces to dst.
+func (b *backlog) room(dst [][]byte, n int) [][]byte {
+	for at := b.end; n > 0; {
+		i, offset := int((at-b.base)/chunkLen), int((at-b.base)%chunkLen)
+		if i == len(b.chunks) {
+			b.chunks = append(b.chunks, b.chunk())
+		}
+		piece := b.chunks[i][offset:min(chunkLen, offset+n)]
+		dst = append(dst, piece)
+		n -= len(piece)
+		at += int64(len(piece))
+	}
+	return dst
+}
+
+func (b *backlog) chunk() []byte {
+	if n := len(b.spare); n > 0 {
+		c := b.spare[n-1]
+		b.spare = b.spare[:n-1]
+		return c
+	}
+	return make([]byte, chunkLen)
+}
+
+// push appends an item whose bytes stand in the room that was made for it.
+func (b *backlog) push(it item) {
+	if len(b.items) == cap(b.items) && b.first > len(b.items)/2 {
+		b.items = b.items[:copy(b.items, b.items[b.first:])]
+		b.first = 0
+	}
+	b.items = append(b.items, it)
+	b.end += int64(it.entry.length)
+}
+
+// from appends the items from a serial number on to dst, at most n.
+func (b *backlog) from(dst []item, serial uint64, n int) []item {
+	rest := b.items[b.first+int(serial-b.serial):]
+	return append(dst, rest[:min(n, len(rest))]...)
+}
+
+// bytes appends the pieces of memory that hold what stands from one position
+// to another to dst.
+func (b *backlog) bytes(dst [][]byte, from, to int64) [][]byte {
+	for from < to {
+		i, offset := (from-b.base)/chunkLen, (from-b.base)%chunkLen
+		piece := b.chunks[i][offset:min(chunkLen, offset+to-from)]
+		dst = append(dst, piece)
+		from += int64(len(piece))
+	}
+	return dst
+}
+
+// forget drops what stands before p, and keeps few chunks for what will come.
+func (b *backlog) forget(p *place, spare int) {
+	n := int(p.serial - b.serial)
+	clear(b.items[b.first : b.first+n])
+	b.first, b.serial = b.first+n, p.serial
+	if b.first == len(b.items) {
+		b.first, b.items = 0, b.items[:0]
+	}
+	done := 0
+	for b.base+chunkLen <= p.bytes {
+		if len(b.spare) < spare {
+			b.spare = append(b.spare, b.chunks[done])
+		}
+		done++
+		b.base += chunkLen
+	}
+	b.chunks = b.chunks[:copy(b.chunks, b.chunks[done:])]
+}
+
+// rest gives the memory of an empty backlog back.
+func (b *backlog) rest() {
+	if b.first == len(b.items) {
+		b.items, b.first = nil, 0
+		b.chunks, b.spare, b.base = nil, nil, b.end
+	}
+}
+
+// Begin says that what follows belongs to e, from packet number first on. It
+// opens a segment unless that merely continues.
+func (j *Journal) Begin(e Epoch, first wire.PacketNumber) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	same := j.tip.epoch != nil && *j.tip.epoch == e
+	if j.begun && same && j.tip.next == first {
+		return
+	}
+	known := j.tip.epoch != nil && j.tip.epoch.ID == e.ID
+	if !same {
+		j.begin(&e, first, known && j.tip.next != first)
+		return
+	}
+	j.begin(j.tip.epoch, first, j.tip.next != first)
+}
+
+// begin is Begin, for holders of mu.
+func (j *Journal) begin(e *Epoch, first wire.PacketNumber, jump bool) {
+	j.begun = true
+	j.push(item{begin: e, jump: jump, entry: entry{first: first, ordinal: j.tip.ordinal, arrival: j.tip.arrival}})
+}
+
+// follow sees to it that number first can be appended.
+func (j *Journal) follow(first wire.PacketNumber) {
+	if j.tip.epoch == nil {
+		panic("journal: appended to before Begin")
+	}
+	if !j.begun || j.tip.next != first {
+		j.begin(j.tip.epoch, first, j.tip.next != first)
+	}
+}
+
+// Append copies a batch: the wire.BatchHeaderLen bytes of its header as they
+// came, and its records, both verified by the caller. It never waits for the
+// disk and never fails. arrival is the owner's stamp; it does not fall.
+func (j *Journal) Append(header, records []byte, arrival int64) {
+	h := wire.ParseBatchHeader(header)
+	j.mu.Lock()
+	j.follow(h.First)
+	it := item{at: j.backlog.end, entry: entry{
+		kind:     Batch,
+		first:    h.First,
+		count:    uint64(h.Count),
+		crc:      h.CRC,
+		earliest: h.Earliest,
+		latest:   h.Latest,
+		arrival:  arrival,
+		ordinal:  j.tip.ordinal,
+		length:   uint32(len(records)),
+	}}
+	j.pieces = j.backlog.room(j.pieces[:0], len(records))
+	j.filling = true
+	j.mu.Unlock()
+	for _, piece := range j.pieces { // nobody looks there before push
+		records = records[copy(piece, records):]
+	}
+	j.mu.Lock()
+	j.filling = false
+	j.push(it)
+	j.mu.Unlock()
+}
+
+// Gap appends a gap.
+func (j *Journal) Gap(g wire.Gap, arrival int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.follow(g.First)
+	j.push(item{at: j.backlog.end, entry: entry{
+		kind:     Gap,
+		cause:    g.Cause,
+		first:    g.First,
+		count:    g.Count,
+		earliest: g.Earliest,
+		latest:   g.Latest,
+		arrival:  arrival,
+		ordinal:  j.tip.ordinal,
+	}})
+}
+
+// End says that the epoch is over, and with final that its stream is.
+func (j *Journal) End(final bool, arrival int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.follow(j.tip.next)
+	e := entry{kind: End, first: j.tip.next, arrival: arrival, ordinal: j.tip.ordinal}
+	if final {
+		e.flags = flagFinal
+	}
+	j.push(item{at: j.backlog.end, entry: e})
+}
+
+// push appends an item and wakes the committer, if it does not know that there
+// is something to do.
+func (j *Journal) push(it item) {
+	j.backlog.push(it)
+	before := j.tip.bytes - j.durable.bytes
+	if j.tip.serial == j.durable.serial {
+		j.oldest = time.Now()
+		j.signal()
+	}
+	j.tip = it.place(j.tip)
+	if after := j.tip.bytes - j.durable.bytes; before < j.o.Batch && after >= j.o.Batch {
+		j.signal()
+	}
+}

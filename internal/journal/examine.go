@@ -1,0 +1,383 @@
+package journal
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+
+	"poip/internal/pcap"
+	"poip/internal/wire"
+)
+
+// mostEntries bounds how much of an index is believed, whatever its length.
+const mostEntries = mostSegment / entryLen
+
+// An examination finds out what a segment holds. It changes nothing.
+type examination struct {
+	fs     FS
+	damage wire.Cause
+	found  *found
+	known  *known // nil: nothing but what the files say
+	before place  // at the end of the segment before; for what the files do not say
+
+	whole    bool // look at all entries, whatever a seal says
+	trusting bool // do not read the records
+
+	// Where the next segment of the epoch begins: what lies beyond was written
+	// there again.
+	limit   wire.PacketNumber
+	limited bool
+
+	index   File // nil: missing
+	packets File // nil: missing, or there are none
+	buf     []byte
+	finding
+}
+
+// known is what an open journal knows of a segment, whatever its files say.
+type known struct {
+	header header
+	sum    summary
+}
+
+// A finding is what a segment turned out to hold.
+type finding struct {
+	header  header
+	sum     summary
+	size    int64 // of the pcap file as it is
+	vouched bool  // by the seal alone: entries were not read
+
+	// Where the seal does not vouch: what is to be kept, gaps in place of what
+	// is damaged. The first intact ones stand in the index as they are.
+	entries []entry
+	intact  int
+
+	reindex  bool    // the index has to be made anew
+	repack   bool    // the pcap file as well
+	torn     bool    // something at the end is not whole
+	problems []error // damage
+}
+
+// examine looks at a segment.
+func (x *examination) examine() {
+	x.open()
+	defer x.close()
+	if x.vouch() {
+		return
+	}
+	x.sum = x.header.summary()
+	if x.reindex && !x.anyEntry() {
+		x.rebuild()
+		return
+	}
+	x.readThrough()
+}
+
+func (x *examination) close() {
+	if x.index != nil {
+		x.index.Close()
+	}
+	if x.packets != nil {
+		x.packets.Close()
+	}
+}
+
+func (x *examination) problem(format string, args ...any) {
+	if len(x.problems) < 100 { // enough for a log
+		x.problems = append(x.problems, fmt.Errorf(format, args...))
+	}
+}
+
+// open opens the files, and reads their headers or makes up for them.
+func (x *examination) open() {
+	n, ok := x.found.name, false
+	if x.found.index {
+		var err error
+		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); err != nil {
+			x.problem("open index: %w", err)
+			x.index = nil
+		} else {
+			b := make([]byte, headerLen)
+			x.index.ReadAt(b, 0)
+			x.header, ok = parseHeader(b, n)
+		}
+	}
+	if !ok {
+		x.problem("the index is missing, or its header is damaged")
+		x.reindex = true
+		x.header = x.missingHeader()
+	}
+	if x.header.flags&flagNoPackets != 0 {
+		return
+	}
+	var err error
+	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); err != nil {
+		x.problem("open packets: %w", err)
+		x.packets, x.repack = nil, true
+		return
+	}
+	if info, err := x.packets.Stat(); err == nil {
+		x.size = info.Size()
+	}
+	x.readFileHeader(ok)
+}
+
+// missingHeader is what can be known of a segment without its index.
+func (x *examination) missingHeader() header {
+	n, p := x.found.name, x.before
+	h := header{seq: n.seq, first: n.first, ordinal: p.ordinal, arrival: p.arrival}
+	h.epoch = Epoch{ID: n.epoch, LinkType: pcap.LinkEthernet, Snaplen: pcap.MaxCaptured}
+	if p.epoch != nil && p.epoch.ID == n.epoch {
+		h.epoch, h.latest = *p.epoch, p.latest
+	}
+	if g := x.found.generations; len(g) > 0 {
+		h.generation = g[len(g)-1]
+	}
+	return h
+}
+
+// readFileHeader compares the header of the pcap file with the index's, or
+// takes over what it says.
+func (x *examination) readFileHeader(known bool) {
+	b := make([]byte, pcap.FileHeaderLen)
+	x.packets.ReadAt(b, 0)
+	e := &x.header.epoch
+	if !known {
+		link, snaplen := pcap.LinkType(uint16(b[20])|uint16(b[21])<<8), uint32(b[16])|uint32(b[17])<<8|uint32(b[18])<<16|uint32(b[19])<<24
+		if bytes.Equal(b, pcap.AppendFileHeader(nil, link, snaplen, true)) {
+			e.LinkType, e.Snaplen = link, snaplen
+			return
+		}
+	}
+	if !bytes.Equal(b, pcap.AppendFileHeader(nil, e.LinkType, e.Snaplen, true)) {
+		x.problem("the header of the pcap file is damaged")
+		x.repack = true
+	}
+}
+
+// vouch says whether the seal vouches for the segment, so that nothing else
+// has to be read.
+func (x *examination) vouch() bool {
+	if x.reindex || x.repack || x.whole || x.index == nil {
+		return false
+	}
+	n := x.entriesInFile()
+	var b [entryLen]byte
+	if n == 0 || !x.readEntry(b[:], n-1) {
+		return false
+	}
+	e, ok := parseEntry(b[:], x.found.name)
+	if !ok || e.kind != seal || e.first < x.header.first || e.ordinal < x.header.ordinal || x.limited && e.first > x.limit {
+		return false
+	}
+	if x.packets != nil && x.size != int64(e.offset) {
+		return false
+	}
+	x.sum, x.vouched = unseal(&e, n-1), true
+	if x.readEntry(b[:], 0) {
+		if first, ok := parseEntry(b[:], x.found.name); ok {
+			x.sum.firstArrival = first.arrival
+		}
+	}
+	return true
+}
+
+// entriesInFile is how many whole entries the index has room for.
+func (x *examination) entriesInFile() int64 {
+	if x.index == nil {
+		return 0
+	}
+	info, err := x.index.Stat()
+	if err != nil {
+		return 0
+	}
+	return min(max(0, (info.Size()-headerLen)/entryLen), mostEntries)
+}
+
+func (x *examination) readEntry(b []byte, i int64) bool {
+	n, _ := x.index.ReadAt(b, headerLen+i*entryLen)
+	return n == len(b)
+}
+
+// scan calls do with each entry of the index until that returns false. ok says
+// whether the entry is one.
+func (x *examination) scan(do func(i int64, e *entry, ok bool) bool) {
+	piece := make([]byte, indexPiece)
+	for i, n := int64(0), x.entriesInFile(); i < n; {
+		b := piece[:min(indexPiece, (n-i)*entryLen)]
+		got, _ := x.index.ReadAt(b, headerLen+i*entryLen)
+		clear(b[got:])
+		for ; len(b) > 0; b = b[entryLen:] {
+			e, ok := parseEntry(b, x.found.name)
+			if !do(i, &e, ok) {
+				return
+			}
+			i++
+		}
+	}
+}
+
+func (x *examination) anyEntry() bool {
+	any := false
+	x.scan(func(_ int64, e *entry, ok bool) bool {
+		if ok && !any && x.reindex {
+			x.header.ordinal = max(x.header.ordinal, e.ordinal-min(e.ordinal, uint64(e.first-min(e.first, x.header.first))))
+			x.sum = x.header.summary()
+		}
+		any = any || ok
+		return !any
+	})
+	return any
+}
+
+// readThrough walks all entries and reads all batches. Damage before the last
+// confirmation is damage, and becomes a gap; beyond it, the log had not come
+// further.
+func (x *examination) readThrough() {
+	confirmed, last := int64(0), int64(-1)
+	x.scan(func(i int64, e *entry, ok bool) bool {
+		if ok && e.flags&flagConfirmed != 0 {
+			confirmed = i
+		}
+		if ok {
+			last = i
+		}
+		return true
+	})
+	prefix := true // so far, everything stands in the index as it is
+	x.scan(func(i int64, e *entry, ok bool) bool {
+		if i > last {
+			return false
+		}
+		if ok && e.kind == seal {
+			x.obey(e, &prefix)
+			return false
+		}
+		if !ok || !x.sum.follows(e) {
+			x.torn = i >= confirmed
+			if !x.torn {
+				x.problem("entry %d of the index is damaged", i)
+				prefix = false
+			}
+			return !x.torn
+		}
+		return x.keep(e, i < confirmed, &prefix)
+	})
+	x.settle()
+}
+
+// obey takes over what a seal says.
+func (x *examination) obey(e *entry, prefix *bool) {
+	if x.limited && e.first > x.limit {
+		return
+	}
+	x.fill(e, prefix)
+	x.sum.ordinal, x.sum.ending = max(x.sum.ordinal, e.ordinal), endingOf(e.flags)
+	x.sum.lastArrival = max(x.sum.lastArrival, e.arrival)
+}
+
+// complete adds what the journal knows and the files do not say.
+func (x *examination) complete() {
+	prefix := false
+	e := x.known.sum.seal()
+	e.offset = uint32(x.sum.size)
+	x.obey(&e, &prefix)
+	x.header = x.known.header
+}
+
+// keep adds an entry to those that are kept. It returns false where the log
+// ends.
+func (x *examination) keep(e *entry, confirmed bool, prefix *bool) bool {
+	if x.limited && (e.next() > x.limit || !confirmed && e.first >= x.limit) {
+		return x.clip(e, confirmed, prefix)
+	}
+	if e.kind == Batch {
+		if err := x.verify(e); err != nil {
+			if !confirmed {
+				x.torn = true
+				return false
+			}
+			x.problem("packets %d to %d: %w", e.first, e.next()-1, err)
+			x.fill(e, prefix)
+			x.add(e.lost(x.damage), prefix, false)
+			x.sum.ordinal, x.sum.size = e.ordinalAfter(), e.end()
+			return true
+		}
+	}
+	x.fill(e, prefix)
+	x.add(e, prefix, true)
+	return true
+}
+
+// clip ends the segment where the next one begins.
+func (x *examination) clip(e *entry, confirmed bool, prefix *bool) bool {
+	if confirmed && e.kind == Gap && e.first < x.limit {
+		x.fill(e, prefix)
+		g := *e
+		g.count = uint64(x.limit - e.first)
+		x.add(&g, prefix, false)
+	}
+	return false
+}
+
+// fill adds a gap where entries before e are damaged.
+func (x *examination) fill(e *entry, prefix *bool) {
+	if e.first <= x.sum.next {
+		return
+	}
+	*prefix = false
+	x.add(&entry{
+		kind:    Gap,
+		cause:   x.damage,
+		first:   x.sum.next,
+		count:   uint64(e.first - x.sum.next),
+		arrival: x.sum.lastArrival,
+		ordinal: x.sum.ordinal,
+		offset:  uint32(x.sum.size),
+	}, prefix, false)
+	x.sum.ordinal, x.sum.size = e.ordinal, int64(e.offset)
+}
+
+func (x *examination) add(e *entry, prefix *bool, asItIs bool) {
+	if *prefix = *prefix && asItIs; *prefix {
+		x.intact++
+	}
+	x.entries = append(x.entries, *e)
+	x.sum.add(e)
+}
+
+// verify reads a batch.
+func (x *examination) verify(e *entry) error {
+	if x.trusting {
+		return nil
+	}
+	if x.packets == nil {
+		return fmt.Errorf("there is no pcap file")
+	}
+	if x.buf == nil {
+		x.buf = make([]byte, wire.MaxBatchLen)
+	}
+	b := x.buf[:e.length]
+	if _, err := x.packets.ReadAt(b, int64(e.offset)); err != nil {
+		return err
+	}
+	return e.verify(b)
+}
+
+// settle decides what has to be made anew.
+func (x *examination) settle() {
+	if len(x.problems) == 0 && !x.reindex {
+		return
+	}
+	// The pcap file is fine as it is if its records up to the end are those that
+	// are kept.
+	offset := int64(pcap.FileHeaderLen)
+	for i := range x.entries {
+		if e := &x.entries[i]; e.kind == Batch {
+			x.repack = x.repack || int64(e.offset) != offset
+			offset = e.end()
+		}
+	}
+	x.repack = x.repack || x.sum.size != offset || x.packets != nil && x.size != offset
+	x.reindex = true
+}

@@ -1,0 +1,74 @@
+package journal
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"slices"
+)
+
+// A found segment is what the folder holds of one.
+type found struct {
+	name        name
+	index       bool
+	generations []uint32 // of packet files, ascending
+}
+
+// A listing is what the folder holds in all.
+type listing struct {
+	segments []*found // oldest first
+	drafts   []string // that were not finished
+	kept     []keptFile
+}
+
+// list reads the names in the folder. It opens nothing.
+func list(fsys FS) (l listing, err error) {
+	all, err := fsys.ReadDir(".")
+	if err != nil {
+		return l, fmt.Errorf("list segments: %w", err)
+	}
+	byName := map[name]*found{}
+	for _, d := range all {
+		n, kind, generation, ok := parseFileName(d.Name())
+		if !ok || !d.Type().IsRegular() {
+			continue
+		}
+		if kind == draftFile {
+			l.drafts = append(l.drafts, d.Name())
+			continue
+		}
+		f := byName[n]
+		if f == nil {
+			f = &found{name: n}
+			byName[n] = f
+			l.segments = append(l.segments, f)
+		}
+		if kind == indexFile {
+			f.index = true
+		} else {
+			f.generations = append(f.generations, generation)
+		}
+	}
+	slices.SortFunc(l.segments, func(a, b *found) int {
+		return cmp.Or(cmp.Compare(a.name.seq, b.name.seq), cmp.Compare(a.name.String(), b.name.String()))
+	})
+	for _, f := range l.segments {
+		slices.Sort(f.generations)
+	}
+	l.kept = listKept(fsys)
+	return l, nil
+}
+
+// listKept is what is in quarantine, oldest segment first.
+func listKept(fsys FS) (kept []keptFile) {
+	all, err := fsys.ReadDir(quarantine)
+	if err != nil {
+		return nil // mostly there is none
+	}
+	for _, d := range all {
+		if info, err := d.Info(); err == nil && info.Mode().IsRegular() && fs.ValidPath(d.Name()) {
+			kept = append(kept, keptFile{quarantine + "/" + d.Name(), info.Size()})
+		}
+	}
+	return kept
+}

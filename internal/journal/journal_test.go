@@ -1,0 +1,68 @@
+package journal
+
+import (
+	"bytes"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"poip/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestWhatIsAppendedIsReadAgainAfterReopening(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{Segment: 100 << 10}
+	j := mustOpen(t, dir, o)
+	j.Begin(testEpoch(1), 7)
+	var want [][]byte
+	n := wire.PacketNumber(7)
+	for i := range 100 {
+		h, r := testBatch(n, 10, 500)
+		j.Append(h, r, int64(1000+i))
+		want = append(want, r)
+		n += 10
+		if i == 50 {
+			j.Gap(wire.Gap{First: n, Count: 5, Cause: wire.CauseKernelDrop, Earliest: 3, Latest: 4}, int64(1000+i))
+			want = append(want, nil)
+			n += 5
+		}
+	}
+	j.End(true, 2000)
+	want = append(want, nil)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := j.Next(); got != 1000 {
+			t.Errorf("next ordinal is %d, want 1000", got)
+		}
+		all, records := readAll(t, j.ReadOrdinal(0))
+		if len(all) != len(want) {
+			t.Fatalf("read %d entries, want %d", len(all), len(want))
+		}
+		for i := range all {
+			if !bytes.Equal(records[i], want[i]) {
+				t.Fatalf("records of entry %d differ", i)
+			}
+		}
+		if g := all[51]; g.Kind != Gap || g.Gap() != (wire.Gap{First: 517, Count: 5, Cause: wire.CauseKernelDrop, Earliest: 3, Latest: 4}) {
+			t.Errorf("gap is %+v", g)
+		}
+		if e := all[len(all)-1]; e.Kind != End || !e.Final {
+			t.Errorf("end is %+v", e)
+		}
+		epochs := j.Epochs()
+		if len(epochs) != 1 || epochs[0].First != 7 || epochs[0].Next != n || !epochs[0].Ended || !epochs[0].Final || epochs[0].Epoch != testEpoch(1) || epochs[0].Packets != 1000 || epochs[0].LastArrival != 2000 {
+			t.Errorf("epochs are %+v", epochs)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j = mustOpen(t, dir, o)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,282 @@
+package journal
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// recover finds out what the folder holds, mends what is damaged, and has the
+// disk confirm what a crash may have left unconfirmed.
+func (j *Journal) recover() error {
+	l, err := list(j.fs)
+	if err != nil {
+		return err
+	}
+	for _, name := range l.drafts {
+		j.fs.Remove(name)
+	}
+	l.segments = j.finishDeleting(l.segments)
+	p := place{}
+	for i, f := range l.segments {
+		x := &examination{fs: j.fs, damage: j.o.Damage, found: f, before: p}
+		if i+1 < len(l.segments) {
+			next := l.segments[i+1].name
+			x.limit, x.limited = next.first, next.epoch == f.name.epoch
+		}
+		x.examine()
+		s, err := j.restore(x)
+		if err != nil {
+			return err
+		}
+		s.lead(&p)
+		j.segments = append(j.segments, s)
+		p = s.place()
+		j.committer.seq = max(j.committer.seq, s.name.seq)
+	}
+	p.serial = 0
+	j.tip, j.written, j.durable = p, p, p
+	j.kept = listKept(j.fs)
+	if !j.o.NoSync {
+		return j.fs.SyncDir(".")
+	}
+	return nil
+}
+
+// finishDeleting deletes what is left of segments at the beginning of the log
+// whose packets are deleted already. The last segment stays.
+func (j *Journal) finishDeleting(all []*found) []*found {
+	for len(all) > 1 && all[0].index && len(all[0].generations) == 0 && !j.gapsOnly(all[0]) {
+		j.fs.Remove(all[0].name.index())
+		all = all[1:]
+	}
+	return all
+}
+
+// gapsOnly says whether a segment has no pcap file because it needs none.
+func (j *Journal) gapsOnly(f *found) bool {
+	x := examination{fs: j.fs, found: f}
+	x.open()
+	defer x.close()
+	return x.header.flags&flagNoPackets != 0
+}
+
+// lead notes what is missing between the end of the log so far and s.
+func (s *segment) lead(p *place) {
+	s.from = s.header.first
+	if p.epoch != nil && p.epoch.ID == s.name.epoch && s.header.flags&flagJump == 0 {
+		s.from = min(s.from, p.next)
+	}
+}
+
+// place is where the log stands after the segment.
+func (s *segment) place() place {
+	p := place{
+		epoch:   &s.header.epoch,
+		next:    s.sum.next,
+		ordinal: s.sum.ordinal,
+		arrival: s.sum.lastArrival,
+		latest:  s.header.latest,
+		ending:  s.sum.ending,
+	}
+	if s.sum.packets > 0 && (p.latest == 0 || s.sum.latest > p.latest) {
+		p.latest = s.sum.latest
+	}
+	return p
+}
+
+// restore makes of a finding what the journal goes on with.
+func (j *Journal) restore(x *examination) (*segment, error) {
+	s := &segment{
+		header:     x.header,
+		name:       x.found.name,
+		began:      time.Now(),
+		generation: x.header.generation,
+		noPackets:  x.header.flags&flagNoPackets != 0,
+		complete:   true,
+		sealed:     x.vouched,
+		sum:        x.sum,
+	}
+	j.tidy(x)
+	if x.vouched {
+		return s, nil
+	}
+	for _, problem := range x.problems {
+		j.log.Error("segment is damaged", "segment", s.name.String(), "problem", problem)
+	}
+	if x.torn {
+		j.log.Info("segment is cut to what is whole", "segment", s.name.String(), "next", uint64(s.sum.next))
+	}
+	if !x.reindex && !x.repack {
+		err := j.conclude(s, x)
+		if err == nil {
+			return s, nil
+		}
+		j.log.Warn("segment cannot be concluded; copying it", "segment", s.name.String(), "err", err)
+		x.repack = true
+	}
+	return s, j.anew(s, x)
+}
+
+// tidy deals with pcap files of other generations than the index's.
+func (j *Journal) tidy(x *examination) {
+	for _, g := range x.found.generations {
+		switch none := x.header.flags&flagNoPackets != 0; {
+		case g == x.header.generation && !none:
+		case g < x.header.generation && !none:
+			setAside(j.fs, x.found.name.packets(g), true)
+		default:
+			setAside(j.fs, x.found.name.packets(g), false)
+		}
+	}
+}
+
+// conclude ends a segment that was being written when the journal was left:
+// what is not whole is cut off, the rest is confirmed and sealed.
+func (j *Journal) conclude(s *segment, x *examination) error {
+	index, err := j.fs.OpenFile(s.name.index(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer index.Close()
+	if err := index.Truncate(headerLen + int64(x.intact)*entryLen); err != nil {
+		return err
+	}
+	for i := x.intact; i < len(x.entries); i++ {
+		var b [entryLen]byte
+		x.entries[i].put(b[:], s.name)
+		if _, err := index.WriteAt(b[:], headerLen+int64(i)*entryLen); err != nil {
+			return err
+		}
+	}
+	if !s.noPackets {
+		if err := j.cutPackets(s); err != nil {
+			return err
+		}
+	}
+	if !j.o.NoSync {
+		if err := index.Sync(); err != nil {
+			return err
+		}
+	}
+	if err := writeSeal(index, s.name, &s.sum, j.o.NoSync); err != nil {
+		return err
+	}
+	s.sealed = true
+	return nil
+}
+
+func (j *Journal) cutPackets(s *segment) error {
+	f, err := j.fs.OpenFile(s.name.packets(s.generation), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(s.sum.size); err != nil {
+		return err
+	}
+	if j.o.NoSync {
+		return nil
+	}
+	return f.Sync()
+}
+
+// anew makes another generation of a segment from what was found in it, or
+// another index.
+func (j *Journal) anew(s *segment, x *examination) error {
+	m := &remake{
+		fs:         j.fs,
+		noSync:     j.o.NoSync,
+		old:        x.header,
+		header:     x.header,
+		entries:    x.entries,
+		sum:        x.sum,
+		repack:     x.repack,
+		quarantine: len(x.problems) > 0,
+	}
+	if x.repack {
+		m.header.generation++
+		for _, g := range x.found.generations {
+			m.header.generation = max(m.header.generation, g+1)
+		}
+		m.header.flags &^= flagNoPackets
+	} else if !s.noPackets {
+		if err := j.cutPackets(s); err != nil {
+			return fmt.Errorf("make segment %s anew: %w", s.name, err)
+		}
+	}
+	if err := m.make(); err != nil {
+		return fmt.Errorf("make segment %s anew: %w", s.name, err)
+	}
+	s.header, s.generation, s.sum, s.sealed = m.header, m.header.generation, m.sum, true
+	s.noPackets = m.header.flags&flagNoPackets != 0
+	return nil
+}
+
+// suspect has a segment examined in which a Reader saw damage.
+func (j *Journal) suspect(s *segment, problem error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if s.suspect || s.gone {
+		return
+	}
+	s.suspect = true
+	j.log.Error("segment is damaged", "segment", s.name.String(), "problem", problem)
+	j.mend(s)
+}
+
+// mend starts what makes a damaged segment anew, if it is complete. For holders
+// of mu.
+func (j *Journal) mend(s *segment) {
+	if !s.suspect || !s.complete || j.closing {
+		return
+	}
+	j.menders.Add(1)
+	go func() {
+		defer j.menders.Done()
+		j.rewriting.Lock()
+		defer j.rewriting.Unlock()
+		if err := j.remend(s); err != nil {
+			j.log.Warn("damaged segment cannot be made anew", "segment", s.name.String(), "err", err)
+		}
+	}()
+}
+
+// remend examines a segment and makes it anew without what is damaged. The
+// gaps in its place are those that Readers have been shown.
+func (j *Journal) remend(s *segment) error {
+	j.mu.Lock()
+	x, gone, noPackets := j.contents(s), s.gone, s.noPackets
+	j.mu.Unlock()
+	if gone || noPackets {
+		return nil
+	}
+	x.examine()
+	if len(x.problems) == 0 {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		s.suspect = false
+		return nil
+	}
+	x.complete()
+	return j.replace(s, x)
+}
+
+// replace puts what was found in a segment in its place, if it is still there.
+func (j *Journal) replace(s *segment, x *examination) error {
+	made := &segment{header: s.header, name: s.name}
+	x.repack = true
+	if err := j.anew(made, x); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if s.gone { // deleted meanwhile
+		j.doomed = append(j.doomed, s.name.packets(made.generation), s.name.index())
+		j.signal()
+		return nil
+	}
+	s.adopt(made.generation, &made.sum)
+	j.kept = listKept(j.fs)
+	return nil
+}

@@ -1,0 +1,171 @@
+package journal
+
+import (
+	"errors"
+	"io/fs"
+
+	"poip/internal/wire"
+)
+
+// acknowledged is how far the spool is no longer needed.
+type acknowledged struct {
+	epoch wire.Epoch
+	next  wire.PacketNumber
+	set   bool
+}
+
+// A keptFile is a damaged file in quarantine.
+type keptFile struct {
+	name string
+	size int64
+}
+
+// Size is how many bytes the journal takes on the disk: packets, indexes, and
+// what is in quarantine.
+func (j *Journal) Size() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.sizeOf()
+}
+
+func (j *Journal) sizeOf() (n int64) {
+	for _, s := range j.segments {
+		n += s.bytes()
+	}
+	for _, k := range j.kept {
+		n += k.size
+	}
+	return n
+}
+
+// doom takes segment i out of the journal; the committer deletes its files.
+// For holders of mu.
+func (j *Journal) doom(i int) (packets uint64, freed int64) {
+	s := j.segments[i]
+	j.segments = append(j.segments[:i:i], j.segments[i+1:]...)
+	s.gone = true
+	// Packets first: an index without its packets, at the beginning of the log,
+	// is a segment that was being deleted. Packets without their index are one
+	// that has to be saved.
+	if !s.noPackets {
+		j.doomed = append(j.doomed, s.name.packets(s.generation))
+	}
+	j.doomed = append(j.doomed, s.name.index())
+	j.freed()
+	return s.sum.packets, s.bytes()
+}
+
+// freed has the committer delete files, and write if it lacked the space.
+func (j *Journal) freed() {
+	if j.trouble != nil {
+		j.urgent = true
+	}
+	j.signal()
+}
+
+// expel deletes the oldest file in quarantine; for holders of mu.
+func (j *Journal) expel() (freed int64) {
+	k := j.kept[0]
+	j.kept = j.kept[1:]
+	j.doomed = append(j.doomed, k.name)
+	j.freed()
+	return k.size
+}
+
+// deleteDoomed deletes files.
+func (c *committer) deleteDoomed() {
+	j := c.j
+	j.mu.Lock()
+	doomed := j.doomed
+	j.doomed = nil
+	j.mu.Unlock()
+	for _, name := range doomed {
+		if err := j.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			j.log.Warn("file cannot be deleted", "file", name, "err", err)
+		}
+	}
+	if len(doomed) > 0 && !j.o.NoSync {
+		if err := j.fs.SyncDir("."); err != nil {
+			j.log.Warn("deleted files may come back after a power cut", "err", err)
+		}
+	}
+}
+
+// TrimBelow says that all epochs before this one, and the numbers of this one
+// below n, are needed no more. Segments that hold nothing else are deleted;
+// the last one is when another has begun in its place.
+func (j *Journal) TrimBelow(epoch wire.Epoch, n wire.PacketNumber) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.trimmed = acknowledged{epoch: epoch, next: n, set: true}
+	j.trim()
+}
+
+// trim is TrimBelow, for holders of mu. It is done again after each round,
+// since a segment may have begun.
+func (j *Journal) trim() {
+	if !j.trimmed.set {
+		return
+	}
+	last := -1 // of the segments that are not needed
+	for i, s := range j.segments {
+		if s.header.epoch.ID == j.trimmed.epoch {
+			last = i - 1
+			break
+		}
+	}
+	if last < 0 && (len(j.segments) == 0 || j.segments[0].header.epoch.ID != j.trimmed.epoch) {
+		return // the epoch is not written yet
+	}
+	for last+1 < len(j.segments) && j.needless(j.segments[last+1]) {
+		last++
+	}
+	for ; last >= 0 && len(j.segments) > 1 && j.segments[0] != j.tail; last-- {
+		j.doom(0)
+	}
+	if last >= 0 && len(j.segments) == 1 {
+		j.replaceLast()
+	}
+}
+
+func (j *Journal) needless(s *segment) bool {
+	return s.header.epoch.ID == j.trimmed.epoch && s.sum.next <= j.trimmed.next
+}
+
+// replaceLast has the last segment, which nobody needs, replaced by an empty
+// one, unless it is small.
+func (j *Journal) replaceLast() {
+	if s := j.segments[0]; s.sum.entries > 0 && s.bytes() >= j.o.Segment/4 {
+		j.renew = true
+		j.signal()
+	}
+}
+
+// Keep deletes the oldest segments while the journal takes more than so many
+// bytes, or while all that the oldest one holds arrived before since. It says
+// how many packets and bytes went. The last segment, if it has to go, is
+// replaced by an empty one first, and goes at the next call.
+func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	size := j.sizeOf()
+	for size-freed > bytes && len(j.kept) > 0 {
+		freed += j.expel()
+	}
+	for len(j.segments) > 0 {
+		s := j.segments[0]
+		if size-freed <= bytes && s.sum.lastArrival >= since {
+			break
+		}
+		if len(j.segments) == 1 {
+			if s.sum.entries > 0 {
+				j.renew = true
+				j.signal()
+			}
+			break
+		}
+		p, f := j.doom(0)
+		packets, freed = packets+p, freed+f
+	}
+	return packets, freed
+}
