@@ -58,6 +58,10 @@ type Options struct {
 	// returns the new one; default: nobody renews.
 	Renew func(chain []*x509.Certificate, request []byte, remote string) ([]*x509.Certificate, error)
 
+	// Enroll serves those who ask for a first certificate, by transport.ALPNJoin;
+	// nil: nobody gets one. It returns soon after its context ends.
+	Enroll func(context.Context, transport.Conn)
+
 	// Expiry, if set, is when the relay's own certificate ends.
 	Expiry func() time.Time
 
@@ -257,7 +261,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			}
 		})
 	}
-	options := transport.ServeOptions{Log: b.log, Gate: b.gate, Refused: b.auditAgentStranger}
+	options := transport.ServeOptions{Log: b.log, Gate: b.gate, Refused: b.auditAgentStranger, Trial: transport.ALPNJoin}
 	if b.tcp != nil {
 		serve(func() error { return transport.ServeTLS(intake, b.tcp, b.opts.IntakeTLS, options, b.converse) })
 	}

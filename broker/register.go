@@ -18,6 +18,10 @@ import (
 
 // converse holds one conversation with an agent. It is handed to transport.
 func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
+	if conn.TLS().NegotiatedProtocol == transport.ALPNJoin {
+		b.enroll(ctx, conn)
+		return
+	}
 	remote := conn.RemoteAddr().String()
 	log := b.log.With("remote", remote, "network", conn.Network())
 	s := &session{
