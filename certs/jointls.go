@@ -58,6 +58,20 @@ func verifyJoining(state tls.ConnectionState) error {
 // JoiningTLS is for sensors that join.
 func (t *Trust) JoiningTLS() *tls.Config { return JoiningTLS(t.relay, t.Authorities()) }
 
+// Pin is that of the newest authority that the relay's own certificate leads to.
+func (t *Trust) Pin() (pin auth.Pin, err error) {
+	chain, err := parseChain(t.relay.Certificate().Certificate)
+	if err != nil {
+		return pin, err
+	}
+	for _, root := range t.roots {
+		if comesFrom(root, chain) {
+			return PinOf(root), nil
+		}
+	}
+	return pin, errors.New("the relay's certificate comes from none of its authorities: sensors cannot verify it by a token")
+}
+
 // PinOf is the pin of an authority.
 func PinOf(ca *x509.Certificate) auth.Pin { return sha256.Sum256(ca.RawSubjectPublicKeyInfo) }
 

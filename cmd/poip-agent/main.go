@@ -21,14 +21,14 @@ func newRoot() *cobra.Command {
 mutual TLS or QUIC. It numbers every packet, keeps what the relay has not
 acknowledged, and counts what was lost, with the cause.
 
-A sensor needs an identity: on the relay, "poip-relay issue NAME --data DIR
---out DIR2" makes one; copy DIR2 to the sensor and name it with --data or in
-the configuration file.`,
-		Example: `  poip-agent run --relay tls://192.0.2.1:57011 --data /var/lib/poip-agent --interface eth0 --filter 'not port 22'
+A sensor needs an identity: on the relay, "poip-relay token NAME --data DIR"
+prints a line for "poip-agent enroll" here.`,
+		Example: `  poip-agent enroll --data /var/lib/poip-agent
+  poip-agent run --relay tls://192.0.2.1:57011 --data /var/lib/poip-agent --interface eth0 --filter 'not port 22'
   poip-agent run --config /etc/poip/agent.toml
   poip-agent interfaces`,
 	}
 	logs.Add(root)
-	root.AddCommand(newRun(&logs), newCheck(), newInterfaces())
+	root.AddCommand(newEnroll(&logs), newRun(&logs), newCheck(), newInterfaces())
 	return root
 }

@@ -23,10 +23,10 @@ number of analysts at once: to Wireshark, tshark, tcpdump, Zeek, Arkime,
 NetworkMiner and whatever else reads pcap from a socket or a pipe.`,
 		Example: `  poip-relay demo
   poip-relay init --data /var/lib/poip-relay --host relay.example --host 192.0.2.1
-  poip-relay issue branch-7 --data /var/lib/poip-relay --out ./branch-7
+  poip-relay token branch-7 --data /var/lib/poip-relay
   poip-relay run --config /var/lib/poip-relay/relay.toml`,
 	}
 	logs.Add(root)
-	root.AddCommand(newInit(), newIssue(), newRevoke(), newSensors(), newCA(), newPasswd(), newRun(&logs), newCheck(), newDemo(&logs), newDemoTraffic())
+	root.AddCommand(newInit(), newToken(), newIssue(), newRevoke(), newSensors(), newCA(), newPasswd(), newRun(&logs), newCheck(), newDemo(&logs), newDemoTraffic())
 	return root
 }

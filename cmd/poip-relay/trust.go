@@ -58,7 +58,9 @@ func newKeeper(cfg broker.Config, log *slog.Logger) (*keeper, error) {
 // decide hands the broker its decisions about trust, each of which is made
 // anew by what is in force at the time.
 func (k *keeper) decide(o *broker.Options) {
-	o.IntakeTLS = certs.Following(func() *tls.Config { return k.inForce.Load().IntakeTLS() })
+	o.IntakeTLS = certs.WithJoining(certs.Following(func() *tls.Config { return k.inForce.Load().IntakeTLS() }),
+		func() *tls.Config { return k.inForce.Load().JoiningTLS() })
+	o.Enroll = k.enrollment(o).Serve
 	o.AnalystTLS = func(clientAuth string) (*tls.Config, error) {
 		return certs.Following(func() *tls.Config { return k.inForce.Load().AnalystTLS(clientAuth) }), nil
 	}
