@@ -28,7 +28,7 @@ const (
 // confirmed before, and the rest is written again to a new one.
 type committer struct {
 	j   *Journal
-	seq uint64 // of the next segment; owned by the committer's goroutine
+	seq uint64 // of the newest segment; owned by the committer's goroutine
 
 	// Of j.tail; owned by the committer's goroutine.
 	packets   File
@@ -292,6 +292,7 @@ func (c *committer) append(items []item) error {
 // open makes the segment that begins at p.
 func (c *committer) open(p place) error {
 	j := c.j
+	c.seq++ // whatever comes of it: a number is never used twice
 	h := header{
 		epoch:   *p.epoch,
 		seq:     c.seq,
@@ -305,7 +306,6 @@ func (c *committer) open(p place) error {
 	if p.jump {
 		h.flags = flagJump
 	}
-	c.seq++ // whatever comes of it: a number is never used twice
 	packets, index, err := createSegment(j.fs, &h)
 	if err != nil {
 		return err

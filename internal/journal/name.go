@@ -16,10 +16,13 @@ import (
 //	SEQ-EPOCH-FIRST.pcap     the packets
 //	SEQ-EPOCH-FIRST.G.pcap   the packets of generation G, from 1 on
 type name struct {
-	seq   uint64 // of the segment in the journal: 16 hexadecimal digits
+	seq   uint64 // of the segment in the journal, from 1 on: 16 hexadecimal digits
 	epoch wire.Epoch
 	first wire.PacketNumber // decimal
 }
+
+// mostSeq leaves room for all that will ever be added.
+const mostSeq = 1 << 62
 
 // Suffixes of files.
 const (
@@ -67,7 +70,7 @@ func parseFileName(s string) (n name, kind fileKind, generation uint32, ok bool)
 		return n, 0, 0, false
 	}
 	seq, err := strconv.ParseUint(parts[0], 16, 64)
-	if err != nil {
+	if err != nil || seq == 0 || seq > mostSeq {
 		return n, 0, 0, false
 	}
 	if _, err := hex.Decode(n.epoch[:], []byte(parts[1])); err != nil {
