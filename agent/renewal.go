@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"poip/internal/wire"
 )
 
@@ -122,12 +124,6 @@ func (r *Renewal) failed(err error) {
 	r.Log.Warn("certificate is not renewed; trying again", "error", err, "in", pause.Round(time.Second).String())
 }
 
-// Expiry is when the certificate in use ends.
-func (r *Renewal) Expiry() time.Time {
-	_, to := r.Life()
-	return to
-}
-
 // urgency is how far the life of a certificate has gone without renewal.
 type urgency int
 
@@ -202,4 +198,16 @@ func (r *Renewal) warn(ctx context.Context, is urgency, to time.Time) {
 	case over:
 		log.Error("certificate has expired: no relay takes it, and what is captured is kept as far as there is room", "remedy", remedy)
 	}
+}
+
+var metricCertificate = prometheus.NewDesc("poip_agent_certificate_expiry_timestamp_seconds",
+	"When the sensor's certificate ends, in seconds since 1970.", nil, nil)
+
+// collect implements a part of prometheus.Collector.
+func (r *Renewal) collect(out chan<- prometheus.Metric) {
+	if r == nil {
+		return
+	}
+	_, to := r.Life()
+	out <- prometheus.MustNewConstMetric(metricCertificate, prometheus.GaugeValue, float64(to.Unix()))
 }
