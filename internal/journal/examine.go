@@ -49,13 +49,21 @@ type finding struct {
 
 	// Where the seal does not vouch: what is to be kept, gaps in place of what
 	// is damaged. The first intact ones stand in the index as they are.
-	entries []entry
-	intact  int
+	entries  []entry
+	intact   int
+	readable int64 // entries of the index up to which the log goes
 
 	reindex  bool    // the index has to be made anew
 	repack   bool    // the pcap file as well
 	torn     bool    // something at the end is not whole
 	problems []error // damage
+}
+
+// limitBy sets the limit that the segments after it make.
+func (x *examination) limitBy(after []*found) {
+	if len(after) > 0 {
+		x.limit, x.limited = after[0].name.first, after[0].name.epoch == x.found.name.epoch
+	}
 }
 
 // examine looks at a segment.
@@ -249,6 +257,7 @@ func (x *examination) readThrough() {
 		if i > last {
 			return false
 		}
+		x.readable = i
 		if ok && e.kind == seal {
 			x.obey(e, &prefix)
 			return false
@@ -261,7 +270,11 @@ func (x *examination) readThrough() {
 			}
 			return !x.torn
 		}
-		return x.keep(e, i < confirmed, &prefix)
+		more := x.keep(e, i < confirmed, &prefix)
+		if more {
+			x.readable = i + 1
+		}
+		return more
 	})
 	x.settle()
 }

@@ -20,10 +20,7 @@ func (j *Journal) recover() error {
 	p := place{}
 	for i, f := range l.segments {
 		x := &examination{fs: j.fs, damage: j.o.Damage, found: f, before: p}
-		if i+1 < len(l.segments) {
-			next := l.segments[i+1].name
-			x.limit, x.limited = next.first, next.epoch == f.name.epoch
-		}
+		x.limitBy(l.segments[i+1:])
 		x.examine()
 		s, err := j.restore(x)
 		if err != nil {
