@@ -53,20 +53,15 @@ const (
 // or addresses), and for this machine itself. Nothing is overwritten, and
 // when it fails nothing is left.
 func Init(dir, name string, hosts []string) error {
-	names, ips, err := subjects(append([]string{name}, hosts...))
+	template, err := relayTemplate(name, hosts)
 	if err != nil {
-		return fmt.Errorf("make relay certificate: %w", err)
+		return err
 	}
 	ca, err := newAuthority(name)
 	if err != nil {
 		return fmt.Errorf("make authority: %w", err)
 	}
-	relay, err := ca.issue(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: name},
-		DNSNames:    names,
-		IPAddresses: ips,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, RelayLife)
+	relay, err := ca.issue(template, RelayLife)
 	if err != nil {
 		return fmt.Errorf("make relay certificate: %w", err)
 	}
@@ -80,6 +75,20 @@ func Init(dir, name string, hosts []string) error {
 		{RelayCert, relay.cert, publicMode},
 		{RelayKey, relay.key, secretMode},
 	})
+}
+
+// relayTemplate is a relay's certificate before it is signed.
+func relayTemplate(name string, hosts []string) (*x509.Certificate, error) {
+	names, ips, err := subjects(append([]string{name}, hosts...))
+	if err != nil {
+		return nil, fmt.Errorf("make relay certificate: %w", err)
+	}
+	return &x509.Certificate{
+		Subject:     pkix.Name{CommonName: name},
+		DNSNames:    names,
+		IPAddresses: ips,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, nil
 }
 
 // IssueSensor makes a sensor's identity, signed by the authority in dir, in
@@ -98,15 +107,11 @@ func IssueSensor(dir string, name auth.SensorName, out string) error {
 	if err != nil {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
-	err = fill(out, []file{
+	return handOver(dir, who, sensor, out, []file{
 		{CAFile, ca.roots, publicMode},
 		{SensorCert, sensor.cert, publicMode},
 		{SensorKey, sensor.key, secretMode},
 	})
-	if err != nil {
-		return err
-	}
-	return OpenRegistry(dir).Add(who, EntryOf(sensor.leaf, HowIssued, ""))
 }
 
 // authority signs: the CA itself, or where its key is kept elsewhere, an

@@ -63,16 +63,24 @@ type door struct {
 func openDoor(t *testing.T) *door {
 	t.Helper()
 	ca := poiptest.NewCA(t)
-	d := &door{t: t, data: ca.Dir, ca: ca, notes: new(notes), at: map[string]string{}}
+	d := openDoorOf(t, ca.Dir)
+	d.ca = ca
+	return d
+}
+
+// openDoorOf serves for the authority in a relay's folder.
+func openDoorOf(t *testing.T, dir string) *door {
+	t.Helper()
+	d := &door{t: t, data: dir, notes: new(notes), at: map[string]string{}}
 	d.Enrollment = &certs.Enrollment{
-		Data: ca.Dir, Life: func() time.Duration { return certs.SensorLife }, Log: slog.New(slog.NewTextHandler(d.notes, nil)),
+		Data: dir, Life: func() time.Duration { return certs.SensorLife }, Log: slog.New(slog.NewTextHandler(d.notes, nil)),
 		Audit: func(e certs.JoinEvent) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			d.events = append(d.events, e)
 		},
 	}
-	trust, err := certs.LoadTrust(ca.Dir)
+	trust, err := certs.LoadTrust(dir)
 	must(t, err)
 	d.listen(certs.WithJoining(trust.IntakeTLS(), trust.JoiningTLS), d.Serve)
 	return d
