@@ -61,8 +61,8 @@ func (h *house) renewer(life time.Duration) *certs.Renewer {
 	return &certs.Renewer{Data: h.data, Life: func() time.Duration { return life }}
 }
 
-// chainOf is what a sensor shows.
-func chainOf(t *testing.T, s *certs.Sensor) []*x509.Certificate {
+// shownBy is what a sensor shows.
+func shownBy(t *testing.T, s *certs.Sensor) []*x509.Certificate {
 	t.Helper()
 	pair, err := s.TLS().GetClientCertificate(nil)
 	must(t, err)
@@ -74,7 +74,7 @@ func (h *house) renew(r *certs.Renewer, s *certs.Sensor) error {
 	h.t.Helper()
 	request, err := s.Request()
 	must(h.t, err)
-	chain, err := r.Renew(chainOf(h.t, s), request, "192.0.2.7:1")
+	chain, err := r.Renew(shownBy(h.t, s), request, "192.0.2.7:1")
 	if err != nil {
 		return err
 	}
@@ -97,9 +97,9 @@ func TestSensorRenewsItsCertificate(t *testing.T) {
 	if from, to := s.Life(); s.Due(time.Now()) || !s.Due(from.Add(to.Sub(from)*2/3+time.Second)) || s.Due(from.Add(to.Sub(from)*2/3-time.Minute)) {
 		t.Error("is not due at two thirds of its life")
 	}
-	before, config := chainOf(t, s)[0], s.TLS()
+	before, config := shownBy(t, s)[0], s.TLS()
 	must(t, h.renew(h.renewer(30*time.Second), s))
-	after := chainOf(t, s)[0]
+	after := shownBy(t, s)[0]
 	if certs.SerialOf(after) == certs.SerialOf(before) || certs.KeyOf(after) == certs.KeyOf(before) || s.TLS() == config {
 		t.Error("number, key and configuration are those of before")
 	}
@@ -112,7 +112,7 @@ func TestSensorRenewsItsCertificate(t *testing.T) {
 	_, err := h.meet(s.TLS())
 	must(t, err)
 	again := h.open(dir) // from the disk
-	if certs.SerialOf(chainOf(t, again)[0]) != certs.SerialOf(after) {
+	if certs.SerialOf(shownBy(t, again)[0]) != certs.SerialOf(after) {
 		t.Error("the disk has another one")
 	}
 	record, err := certs.OpenRegistry(h.data).Lookup(certs.SensorSubject("branch-7"))
@@ -132,13 +132,13 @@ func TestRenewalIsForWhoAsks(t *testing.T) {
 	must(t, err)
 	forged, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"relay.example"}}, key)
 	must(t, err)
-	chain, err := h.renewer(time.Hour).Renew(chainOf(t, s), forged, "")
+	chain, err := h.renewer(time.Hour).Renew(shownBy(t, s), forged, "")
 	must(t, err)
 	if name, err := auth.SensorOf(chain[0]); err != nil || name != "branch-7" || len(chain[0].DNSNames) > 0 || chain[0].IsCA {
 		t.Errorf("signed %q %v %v, %v", name, chain[0].DNSNames, chain[0].IsCA, err)
 	}
 	forged[len(forged)-1] ^= 1
-	if _, err := h.renewer(time.Hour).Renew(chainOf(t, s), forged, ""); err == nil {
+	if _, err := h.renewer(time.Hour).Renew(shownBy(t, s), forged, ""); err == nil {
 		t.Error("signed a request that its key has not")
 	}
 	other, _ := h.sensor("branch-8")
@@ -199,7 +199,7 @@ func TestReplacingAPairIsSafeAtEveryStep(t *testing.T) {
 			continue
 		}
 		block, _ := pem.Decode(step.want)
-		if !bytes.Equal(chainOf(t, s)[0].Raw, block.Bytes) {
+		if !bytes.Equal(shownBy(t, s)[0].Raw, block.Bytes) {
 			t.Errorf("%s: another certificate than expected", step.what)
 		}
 		must(t, h.renew(h.renewer(time.Hour), s)) // goes on from there
@@ -263,7 +263,7 @@ func TestRevokedSensorIsRefused(t *testing.T) {
 			return err
 		},
 		"by number": func(h *house, s *certs.Sensor) error {
-			_, _, err := certs.RevokeSerial(h.data, strings.ToUpper(certs.SerialOf(chainOf(t, s)[0])))
+			_, _, err := certs.RevokeSerial(h.data, strings.ToUpper(certs.SerialOf(shownBy(t, s)[0])))
 			return err
 		},
 	} {
@@ -287,7 +287,7 @@ func TestRevokedSensorIsRefused(t *testing.T) {
 			wants(t, err, "revoked")
 			_, err = handshake(t, following, s.TLS())
 			wants(t, err, "revoked")
-			if code := codeOf(server.Standing(chainOf(t, s))); code != wire.CodeRevoked {
+			if code := codeOf(server.Standing(shownBy(t, s))); code != wire.CodeRevoked {
 				t.Errorf("a live session gets %s", code)
 			}
 			_, err = handshake(t, following, other.TLS())
@@ -307,12 +307,12 @@ func TestRevokedSensorIsRefused(t *testing.T) {
 func TestRevocationCoversWhatWasRenewed(t *testing.T) {
 	h := newHouse(t)
 	s, _ := h.sensor("branch-7")
-	first := chainOf(t, s)
+	first := shownBy(t, s)
 	r := h.renewer(time.Hour)
 	must(t, h.renew(r, s))
-	second := chainOf(t, s)
+	second := shownBy(t, s)
 	must(t, h.renew(r, s))
-	third := chainOf(t, s)
+	third := shownBy(t, s)
 	_, serials, err := certs.RevokeSerial(h.data, certs.SerialOf(second[0]))
 	must(t, err)
 	if len(serials) != 2 {
@@ -335,10 +335,10 @@ func TestRevokedNameNeedsARegisteredCertificate(t *testing.T) {
 	h := newHouse(t)
 	s, _ := h.sensor("branch-7")
 	must(t, os.Remove(filepath.Join(h.data, "sensors", "branch-7.json")))
-	must(t, h.trust().Standing(chainOf(t, s)))
+	must(t, h.trust().Standing(shownBy(t, s)))
 	known, err := certs.RevokeName(h.data, certs.SensorSubject("branch-7"))
 	must(t, err)
-	if code := codeOf(h.trust().Standing(chainOf(t, s))); known != 0 || code != wire.CodeRevoked {
+	if code := codeOf(h.trust().Standing(shownBy(t, s))); known != 0 || code != wire.CodeRevoked {
 		t.Errorf("%d were known, it gets %s", known, code)
 	}
 }
@@ -465,7 +465,7 @@ func TestRetiredAuthorityIsRefused(t *testing.T) {
 	client.ClientSessionCache = nil
 	_, err := handshake(t, server, client)
 	wants(t, err, "unknown authority")
-	if code := codeOf(current.Standing(chainOf(t, s))); code != wire.CodeRevoked {
+	if code := codeOf(current.Standing(shownBy(t, s))); code != wire.CodeRevoked {
 		t.Errorf("a live session gets %s", code)
 	}
 	wants(t, certs.Retire(h.data, time.Hour, true), "one authority only")
@@ -523,7 +523,7 @@ func TestAuthoritiesThatAreNoneAreNotTrusted(t *testing.T) {
 	s, dir := h.sensor("branch-7")
 	before, err := os.ReadFile(filepath.Join(dir, certs.CAFile))
 	must(t, err)
-	for _, bad := range [][][]byte{nil, {{1, 2, 3}}, {chainOf(t, s)[0].Raw}} {
+	for _, bad := range [][][]byte{nil, {{1, 2, 3}}, {shownBy(t, s)[0].Raw}} {
 		if changed, err := s.Trust(bad); err == nil || changed {
 			t.Errorf("took %x", bad)
 		}
