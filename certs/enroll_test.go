@@ -335,6 +335,23 @@ func rewrite(t *testing.T, path, old, text string) {
 	must(t, os.WriteFile(path, []byte(strings.Replace(string(b), old, text, 1)), 0o600))
 }
 
+// Whoever revokes a sensor means the tokens that wait for it, too; one that is
+// made later is good. Fails without Cancel in RevokeName.
+func TestRevokingASensorCancelsItsTokens(t *testing.T) {
+	d := openDoor(t)
+	before := d.token("tls", "branch-7", true)
+	_, err := certs.RevokeName(d.data, certs.SensorSubject("branch-7"))
+	must(t, err)
+	_, err = (&certs.Joiner{Token: before, Dir: newFolder(t)}).Join(t.Context())
+	wants(t, err, "not good")
+	dir := newFolder(t)
+	_, err = (&certs.Joiner{Token: d.token("tls", "branch-7", true), Dir: dir}).Join(t.Context())
+	must(t, err)
+	trust, err := certs.LoadTrust(d.data)
+	must(t, err)
+	must(t, trust.Standing([]*x509.Certificate{readCert(t, filepath.Join(dir, certs.SensorCert))}))
+}
+
 // An impostor is a relay of another authority that writes down all it hears.
 type impostor struct {
 	notes

@@ -36,6 +36,10 @@ func loadRevocations(dir string) (*auth.Revocations, error) {
 // RevokeName revokes every certificate that the subject has, or may have, and
 // returns how many of them were known. What is issued to it later is good.
 func RevokeName(dir string, who Subject) (known int, err error) {
+	var canceled error
+	if who.Role == RoleSensor { // a token that was made before would let the thief in again
+		_, canceled = OpenTokens(dir).Cancel(who.Name)
+	}
 	err = revoke(dir, func(revoked *auth.Revocations, registry Registry) error {
 		record, err := registry.Lookup(who)
 		if err != nil {
@@ -48,7 +52,7 @@ func RevokeName(dir string, who Subject) (known int, err error) {
 		revoked.AddName(auth.RevokedName{Identity: who.identity(), When: time.Now().UTC()})
 		return nil
 	})
-	return known, err
+	return known, errors.Join(err, canceled)
 }
 
 // RevokeSerial revokes one certificate by its number, as it is printed

@@ -11,7 +11,7 @@ import (
 
 func newCA() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ca {rotate | retire} --data DIR",
+		Use:   "ca {rotate | retire | issuer} --data DIR",
 		Short: "Move to a new CA without turning anybody away",
 		Long: `ca replaces the CA of a relay in two steps. In between, the relay trusts both,
 and shows a certificate that leads to either.
@@ -21,10 +21,15 @@ and shows a certificate that leads to either.
   retire   ends the trust in the old CA, its certificates and the TLS sessions
            that were opened with them.
 
+Where "init --offline-ca" has put the CA's key elsewhere, the relay signs with
+an intermediate:
+
+  issuer   makes the relay another intermediate, with the CA's key at hand.
+
 A running relay notices within a second.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newRotate(), newRetire())
+	cmd.AddCommand(newRotate(), newRetire(), newIssuer())
 	return cmd
 }
 
@@ -78,6 +83,28 @@ with --force these have to join anew.`,
 	}
 	dataFlag(cmd, &data)
 	cmd.Flags().BoolVar(&force, "force", false, "although somebody has no certificate of the new CA yet")
+	return cmd
+}
+
+func newIssuer() *cobra.Command {
+	var data, offline string
+	cmd := &cobra.Command{
+		Use:     "issuer --data DIR --offline-ca DIR2",
+		Short:   "Make another intermediate, where the CA's key is kept elsewhere",
+		Example: "  poip-relay ca issuer --data /var/lib/poip-relay --offline-ca /media/safe/poip-ca",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := certs.Delegate(data, offline); err != nil {
+				return err
+			}
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "another intermediate"})
+			fmt.Fprintf(cmd.OutOrStdout(), "made another intermediate; what the former one has signed stays good\n")
+			return nil
+		},
+	}
+	dataFlag(cmd, &data)
+	cmd.Flags().StringVar(&offline, "offline-ca", "", "`DIR2` with the CA's key")
+	cmd.MarkFlagRequired("offline-ca")
 	return cmd
 }
 

@@ -100,7 +100,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, server := range map[string]*tls.Config{"intake": given.IntakeTLS, "listener": analyst} {
-		now, err := server.GetConfigForClient(nil)
+		now, err := server.GetConfigForClient(new(tls.ClientHelloInfo))
 		if err != nil {
 			t.Fatal(err)
 		}

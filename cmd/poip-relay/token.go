@@ -54,6 +54,7 @@ former certificates stay good until they expire: revoke them if they are lost.`,
 			if err != nil {
 				return err
 			}
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenMade, Sensor: string(sensor), Reason: "token " + token.Secret.ID().String()})
 			fmt.Fprintln(cmd.OutOrStdout(), token.Line())
 			return nil
 		},
@@ -95,9 +96,7 @@ func newTokenFor(data string, sensor auth.SensorName, relays []string, life time
 	if token.Secret, err = certs.OpenTokens(data).Make(sensor, life, replaces); err != nil {
 		return auth.Token{}, err
 	}
-	return token, audit.Append(filepath.Join(data, audit.File), audit.Entry{
-		Event: audit.TokenMade, Actor: "poip-relay token", Sensor: string(sensor), Reason: "token " + token.Secret.ID().String(),
-	})
+	return token, nil
 }
 
 // nameOf is a name by which the relay's certificate holds.
@@ -204,9 +203,7 @@ func newTokenCancel() *cobra.Command {
 			canceled, err := certs.OpenTokens(data).Cancel(args[0])
 			for _, t := range canceled {
 				fmt.Fprintf(cmd.OutOrStdout(), "canceled the token of %s, %s\n", t.Sensor, t.ID)
-				err = errors.Join(err, audit.Append(filepath.Join(data, audit.File), audit.Entry{
-					Event: audit.TokenCanceled, Actor: "poip-relay token cancel", Sensor: string(t.Sensor), Reason: "token " + t.ID,
-				}))
+				record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenCanceled, Sensor: string(t.Sensor), Reason: "token " + t.ID})
 			}
 			if err == nil && len(canceled) == 0 {
 				return fmt.Errorf("no open token of %.80q, by sensor or ID: poip-relay token list shows them", args[0])
