@@ -23,12 +23,12 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"poip/agent/capture"
 	"poip/auth"
+	"poip/internal/journal"
 	"poip/internal/transport"
 )
 
@@ -58,6 +58,8 @@ type Agent struct {
 	// Progress, if set, is told how many bytes of a capture's file are read.
 	Progress func(capture string, done, total int64)
 
+	files func(dir string) journal.FS // where spools are; nil is on disk
+
 	config     Config
 	sensor     auth.SensorName
 	version    string
@@ -69,8 +71,9 @@ type Agent struct {
 	stopping <-chan struct{} // closed when captures are to stop
 	uplinks  sync.WaitGroup
 
-	mu      sync.Mutex
-	streams []*stream // guarded by mu; in order of their beginning
+	mu         sync.Mutex
+	streams    []*stream    // guarded by mu; in order of their beginning
+	conditions []*condition // of the captures; guarded by mu
 }
 
 // New makes an agent for a checked configuration. Version is what it calls
@@ -78,6 +81,7 @@ type Agent struct {
 func New(config Config, sensor auth.SensorName, version string, log *slog.Logger) *Agent {
 	a := &Agent{config: config, sensor: sensor, version: version, log: log, Stdin: os.Stdin}
 	a.Source = a.source
+	a.files = func(string) journal.FS { return nil }
 	return a
 }
 
@@ -111,7 +115,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	admin := a.listenAdmin()
 	if err := a.prepare(ctx, captures); err != nil {
+		admin.close()
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -122,8 +128,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	var watch sync.WaitGroup
 	watch.Go(func() { limitDrain(ctx, sending, abort) })
 	watch.Go(func() { a.Renewal.watch(sending) })
+	watch.Go(func() { admin.serve(sending) })
 	defer watch.Wait()
 	defer abort()
+	a.recoverSpools(captures)
 
 	broken := make([]error, len(captures))
 	var running sync.WaitGroup
@@ -172,10 +180,16 @@ func (a *Agent) captures() ([]*capturing, error) {
 			return nil, fmt.Errorf("capture %s: %w", cfg.Name, err)
 		}
 		all = append(all, &capturing{
-			config: cfg, source: source, stream: a.newStream, agent: a.version,
+			condition: &condition{status: CaptureStatus{Name: cfg.Name, State: CaptureWaiting}},
+			config:    cfg, source: source, stream: a.newStream, agent: a.version,
 			memory: newMemory(cfg.memory(int64(a.config.Memory))), streams: map[string]*stream{},
 			log: a.log.With("capture", cfg.Name),
 		})
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range all {
+		a.conditions = append(a.conditions, c.condition)
 	}
 	return all, nil
 }
@@ -189,24 +203,23 @@ func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, erro
 		return nil, fmt.Errorf("there is a stream %s already: give this capture another name", name)
 	}
 	log := a.log.With("stream", name.String())
-	q := newQueue(c.memory, c.config.finite())
+	q := newQueue(c.memory, a.overflow(c))
 	u := newUplink(q, a.stopping, log)
 	u.endpoints, u.open, u.hold, u.renewal = a.config.Relay, a.Open, a.hold, a.Renewal
 	s := &stream{name: name, queue: q, uplink: u, log: log}
+	if c.spool != nil {
+		a.openSpool(s, c.spool, log)
+	}
 	a.streams = append(a.streams, s)
 	a.uplinks.Go(func() { s.deliver(a.sending) })
 	return s, nil
 }
 
-// Status tells about every stream that there has been, by name.
-func (a *Agent) Status() []StreamStatus {
-	a.mu.Lock()
-	streams := slices.Clone(a.streams)
-	a.mu.Unlock()
-	var all []StreamStatus
-	for _, s := range streams {
-		all = append(all, s.status())
+// overflow is what happens to a capture when there is no room left. What is
+// finite can wait.
+func (a *Agent) overflow(c *capturing) Overflow {
+	if c.config.finite() {
+		return OverflowBlock
 	}
-	slices.SortFunc(all, func(a, b StreamStatus) int { return strings.Compare(a.Stream.String(), b.Stream.String()) })
-	return all
+	return a.config.SpoolOverflow
 }

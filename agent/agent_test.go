@@ -63,7 +63,7 @@ func interfaceOf(run func(capture.Sink)) sourceFunc {
 func testAgent(t *testing.T, relay *fakeRelay, sources map[string]capture.Source) *Agent {
 	cfg := DefaultConfig()
 	cfg.Relay, _ = ParseRelays("tls://one")
-	cfg.Data = "unused"
+	cfg.Data, cfg.Spool, cfg.Admin.Listen = "unused", 0, ""
 	for name := range sources {
 		c := CaptureConfig{Name: name, Interface: "x"}
 		if strings.HasPrefix(name, "file") {

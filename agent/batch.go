@@ -74,7 +74,7 @@ func (b *batcher) turn(need int) {
 
 // Lost puts a gap after the packets so far.
 func (b *batcher) Lost(count uint64, cause wire.Cause) {
-	if count == 0 {
+	if count == 0 && cause != wire.CauseCaptureRestart { // of which nobody can know
 		return
 	}
 	b.Flush()

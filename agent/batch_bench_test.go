@@ -14,7 +14,7 @@ import (
 func BenchmarkFraming(b *testing.B) {
 	for _, length := range []int{64, 1400} {
 		b.Run(fmt.Sprintf("%dB", length), func(b *testing.B) {
-			q := newQueue(newMemory(64<<20), false)
+			q := newQueue(newMemory(64<<20), OverflowDropOldest)
 			ep := q.begin(wire.Hello{})
 			q.greet(0)
 			if err := q.resume(0, 16<<20); err != nil {

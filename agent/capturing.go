@@ -25,15 +25,18 @@ const steadyAfter = time.Minute
 // A capturing keeps one configured capture going: it runs the Source, gives it
 // streams to fill, and runs it anew when it breaks off.
 type capturing struct {
-	config CaptureConfig
-	source capture.Source
-	memory *memory
-	stream func(*capturing, auth.CaptureName) (*stream, error) // makes one, and starts its uplink
-	agent  string                                              // version
-	log    *slog.Logger
+	config    CaptureConfig
+	source    capture.Source
+	memory    *memory
+	condition *condition
+	spool     *spoolConfig                                        // nil: no disk; set before run
+	stream    func(*capturing, auth.CaptureName) (*stream, error) // makes one, and starts its uplink
+	agent     string                                              // version
+	log       *slog.Logger
 
 	// Owned by run.
-	streams map[string]*stream // by capture.Info.Sub
+	streams map[string]*stream // by capture.Info.Sub; those of spools from before
+	begun   bool               // the Source has announced something
 	stopped bool               // before its end
 }
 
@@ -41,6 +44,7 @@ type capturing struct {
 // ctx has ended.
 func (c *capturing) run(ctx context.Context) error {
 	defer c.endStreams()
+	defer c.condition.set(CaptureEnded, nil)
 	wait := backoff{least: time.Second, most: 30 * time.Second}
 	for {
 		began := time.Now()
@@ -56,6 +60,7 @@ func (c *capturing) run(ctx context.Context) error {
 			wait.reset()
 		}
 		pause := wait.step()
+		c.condition.set(CaptureBroken, err)
 		c.log.Warn("capture broke off", "error", err, "retry_in", pause.String())
 		select {
 		case <-time.After(pause):
@@ -71,8 +76,7 @@ func (c *capturing) run(ctx context.Context) error {
 // agent's other captures. (An interface that is not there is waited for,
 // without an error.)
 func (c *capturing) hopeless(err error) bool {
-	never := len(c.streams) == 0
-	return never && (c.config.Interface != "" || errors.Is(err, capture.ErrBroken) ||
+	return !c.begun && (c.config.Interface != "" || errors.Is(err, capture.ErrBroken) ||
 		errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound))
 }
 
@@ -93,7 +97,11 @@ func (c *capturing) once(parent context.Context) error {
 	}
 	final := err == nil || parent.Err() == nil && c.config.finite()
 	for _, s := range c.streams {
-		s.end(final)
+		if final || parent.Err() != nil {
+			s.end(final)
+		} else {
+			s.breakOff()
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("capture %s: %w", c.config.Name, err)
@@ -103,6 +111,8 @@ func (c *capturing) once(parent context.Context) error {
 
 // open finds the stream that a Source announces, or makes it.
 func (c *capturing) open(info capture.Info, stop <-chan struct{}) (capture.Sink, error) {
+	c.begun = true
+	c.condition.set(CaptureRunning, nil)
 	s := c.streams[info.Sub]
 	if s == nil {
 		var err error

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -18,14 +19,23 @@ import (
 
 // Config is the [agent] table. config.example.toml documents every key.
 type Config struct {
-	Relay      Relays          `toml:"relay"`
-	RelayName  string          `toml:"relay_name"`
-	Data       string          `toml:"data"`
-	Memory     config.Size     `toml:"memory"`
-	Congestion string          `toml:"congestion"`
-	User       string          `toml:"user"`
-	Confine    confine.Mode    `toml:"confine"`
-	Captures   []CaptureConfig `toml:"capture"`
+	Relay         Relays          `toml:"relay"`
+	RelayName     string          `toml:"relay_name"`
+	Data          string          `toml:"data"`
+	Memory        config.Size     `toml:"memory"`
+	Congestion    string          `toml:"congestion"`
+	Spool         config.Size     `toml:"spool"`
+	SpoolOverflow Overflow        `toml:"spool_overflow"`
+	SpoolSync     SpoolSync       `toml:"spool_sync"`
+	Admin         AdminConfig     `toml:"admin"`
+	User          string          `toml:"user"`
+	Confine       confine.Mode    `toml:"confine"`
+	Captures      []CaptureConfig `toml:"capture"`
+}
+
+// AdminConfig is the table [agent.admin].
+type AdminConfig struct {
+	Listen string `toml:"listen"` // on loopback; empty is off
 }
 
 // CaptureConfig is one [[agent.capture]]. Exactly one of Interface, File,
@@ -45,12 +55,19 @@ type CaptureConfig struct {
 	Pace          string            `toml:"pace"`    // a capture.Pace; empty is max
 }
 
+// leastSpool has room for a few segments, in bytes.
+const leastSpool = 4 << 20
+
 // leastMemory has room for a few of the largest packets, in bytes.
 const leastMemory = 1 << 20
 
 // DefaultConfig is what holds where the file says nothing.
 func DefaultConfig() Config {
-	return Config{Memory: 64 << 20, Congestion: "auto", Confine: confine.Auto}
+	return Config{
+		Memory: 64 << 20, Congestion: "auto", Confine: confine.Auto,
+		Spool: 1 << 30, SpoolOverflow: OverflowDropOldest, SpoolSync: SyncPeriodic,
+		Admin: AdminConfig{Listen: "127.0.0.1:57081"},
+	}
 }
 
 // Relays are endpoints, tried in order. In the file they are one string or a
@@ -108,6 +125,12 @@ func (c *Config) Check() error {
 	if err := c.Confine.Check(); err != nil {
 		say("%w", err)
 	}
+	for _, err := range c.checkSpool() {
+		say("%w", err)
+	}
+	if err := c.Admin.check(); err != nil {
+		say("%w", err)
+	}
 	if len(c.Captures) == 0 {
 		say("no capture: add [[agent.capture]] with interface, file, stdin or command")
 	}
@@ -127,6 +150,35 @@ func (c *Config) Check() error {
 		say("%d captures read standard input: there is only one", c.stdins())
 	}
 	return errors.Join(wrong...)
+}
+
+func (c *Config) checkSpool() (wrong []error) {
+	choose := func(key, value string, choices ...string) {
+		if !slices.Contains(choices, value) {
+			wrong = append(wrong, fmt.Errorf("%s = %q: want one of %q", key, value, choices))
+		}
+	}
+	if c.Spool != 0 && c.Spool < leastSpool {
+		wrong = append(wrong, fmt.Errorf("spool = %q: want at least \"4MiB\", or \"0\" for none", c.Spool))
+	}
+	choose("spool_overflow", string(c.SpoolOverflow), string(OverflowDropOldest), string(OverflowDropNewest), string(OverflowBlock))
+	choose("spool_sync", string(c.SpoolSync), string(SyncPeriodic), string(SyncBatch))
+	return wrong
+}
+
+// check: whoever may look may do so on this machine only.
+func (a AdminConfig) check() error {
+	if a.Listen == "" {
+		return nil
+	}
+	addr, err := netip.ParseAddrPort(a.Listen)
+	switch {
+	case err != nil:
+		return fmt.Errorf("admin.listen = %q: want an address and a port, as in \"127.0.0.1:57081\", or \"\" for none", a.Listen)
+	case !addr.Addr().IsLoopback():
+		return fmt.Errorf("admin.listen = %q is not loopback: write \"127.0.0.1:57081\", and reach it by ssh from elsewhere", a.Listen)
+	}
+	return nil
 }
 
 func (c *Config) stdins() (n int) {

@@ -73,6 +73,9 @@ func TestConfigHasDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := cfg.Captures[0]
+	if cfg.Spool != 1<<30 || cfg.SpoolOverflow != OverflowDropOldest || cfg.SpoolSync != SyncPeriodic || cfg.Admin.Listen != "127.0.0.1:57081" {
+		t.Errorf("read %+v", cfg)
+	}
 	if cfg.Memory != 64<<20 || cfg.Congestion != "auto" || c.Name != "eth0" || c.Snaplen != 262144 || !c.promiscuous() || c.Latency != capture.LatencyNormal {
 		t.Errorf("read %+v", cfg)
 	}
@@ -91,7 +94,11 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		{"[agent]\nrelay = 5\n", "want \"tls://HOST:PORT\""},
 		{"[agent]\nrelay = [\"tls://a\", 5]\n", "or a list of these"},
 		{base + "memory = \"1KiB\"\n" + eth0, "memory = \"1KiB\": want at least \"1MiB\""},
-		{base + "spool = \"1GiB\"\n" + eth0, "unknown key \"agent.spool\""},
+		{base + "spool = \"1MiB\"\n" + eth0, "spool = \"1MiB\": want at least \"4MiB\", or \"0\" for none"},
+		{base + "spool_overflow = \"drop\"\n" + eth0, "spool_overflow = \"drop\": want one of"},
+		{base + "spool_sync = \"never\"\n" + eth0, "spool_sync = \"never\": want one of"},
+		{base + "[agent.admin]\nlisten = \"localhost\"\n" + eth0, "admin.listen = \"localhost\": want an address and a port"},
+		{base + "[agent.admin]\nlisten = \"0.0.0.0:57081\"\n" + eth0, "is not loopback"},
 		{base + eth0 + "file = \"x\"\n", "it has 2 of interface, file, stdin and command"},
 		{base + "[[agent.capture]]\nname = \"a\"\n", "it has 0 of interface"},
 		{base + "[[agent.capture]]\ncommand = []\n", "command is empty"},

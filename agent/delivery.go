@@ -15,6 +15,7 @@ type delivery int
 const (
 	nothing   delivery = iota // wait for a signal
 	sendItem                  // put the item on the wire
+	readSpool                 // what is to be sent next is on disk only
 	sendEnd                   // say that the epoch is over
 	epochOver                 // the relay has answered that
 )
@@ -44,6 +45,9 @@ func (q *queue) resume(position wire.PacketNumber, window uint32) error {
 		return fmt.Errorf("%w: relay sent a hello-ack without a hello", wire.ErrMalformed)
 	}
 	ep := q.epochs[0]
+	if ep.crashed && position > ep.everSentTo() {
+		q.concede(ep, position)
+	}
 	if position < ep.acked || position > ep.everSentTo() {
 		return fmt.Errorf("%w: relay wants packet %d, we have %d to %d", wire.ErrMalformed, position, ep.acked, ep.everSentTo())
 	}
@@ -62,10 +66,35 @@ func (q *queue) resume(position wire.PacketNumber, window uint32) error {
 // cut takes from the head what the relay has of it.
 func (q *queue) cut(ep *epoch, position wire.PacketNumber) {
 	it := ep.head
-	if !it.isGap() {
-		ep.ledger.acknowledged += uint64(position - it.first)
+	gone := uint64(position - it.first)
+	q.sealing.Lock()
+	defer q.sealing.Unlock()
+	it.first, it.count = position, it.count-gone
+	if it.isBatch() {
+		ep.ledger.acknowledged += gone
+		q.cutFrame(it, gone)
 	}
-	it.cut(position)
+}
+
+// cutFrame removes the first n records of a batch. Its old buffer is not used
+// again: the spool may be reading it.
+func (q *queue) cutFrame(it *item, n uint64) {
+	q.discharge(it.size())
+	records := recordsFrom(it.frame[wire.BatchPrefixLen:], n)
+	frame := q.buffers.get(wire.BatchPrefixLen + len(records))
+	it.frame = append(frame[:wire.BatchPrefixLen], records...)
+	it.sealed = false
+	q.charge(it.size())
+}
+
+// sealed completes an item's frame, if that is still to be done, and returns it.
+func (q *queue) sealed(it *item) []byte {
+	q.sealing.Lock()
+	defer q.sealing.Unlock()
+	if !it.sealed {
+		it.seal()
+	}
+	return it.frame
 }
 
 // take says what to do next for an epoch that the relay has accepted. The item
@@ -89,23 +118,25 @@ func (q *queue) take(ep *epoch) (delivery, *item) {
 	if q.starved = !q.maySend(ep, it); q.starved {
 		return nothing, nil
 	}
+	if it.isDisk() {
+		return readSpool, nil
+	}
 	if it == ep.fresh {
 		ep.fresh = it.next
-		q.shrink(it)
+		q.fix(ep, it)
 		q.sentSize += it.size()
 	}
 	ep.unsent = it.next
 	q.inflight += it.wireLen()
 	q.writing = it
-	if !it.isGap() {
-		ep.ledger.sent += it.count
-	}
+	ep.ledger.sent += it.packets()
 	return sendItem, it
 }
 
-// mayEnd: an epoch is ended once its successor is there, or none will be.
+// mayEnd: an epoch is ended once its successor is there, or none will be; one
+// that was recovered, at once.
 func (q *queue) mayEnd(ep *epoch) bool {
-	return ep.closed && (ep.final || q.shut || len(q.epochs) > 1)
+	return ep.closed && (ep.final || ep.recovered || q.shut || len(q.epochs) > 1)
 }
 
 // maySend: one item is always allowed, more of them within the relay's window,
@@ -117,15 +148,20 @@ func (q *queue) maySend(ep *epoch, it *item) bool {
 		return false
 	}
 	size := it.size()
-	if it.isGap() {
+	if !it.isBatch() {
 		size = batchSize + itemOverhead
 	}
 	return it != ep.fresh || q.sentSize == 0 || q.sentSize+size <= q.memory.limit/2
 }
 
-// shrink moves a frame that does not fill its buffer to a smaller one.
-func (q *queue) shrink(it *item) {
-	if it.isGap() || classOf(len(it.frame)) == classOf(cap(it.frame)) {
+// fix keeps an item from changing any more, and moves a frame that does not
+// fill its buffer to a smaller one.
+func (q *queue) fix(ep *epoch, it *item) {
+	if it.fixed {
+		return
+	}
+	ep.fix(it)
+	if !it.isBatch() || classOf(len(it.frame)) == classOf(cap(it.frame)) {
 		return
 	}
 	q.discharge(it.size())
@@ -153,6 +189,7 @@ func (q *queue) acknowledge(a wire.Ack) error {
 		q.past.add(ep.ledger)
 		q.epochs[0] = nil
 		q.epochs = q.epochs[1:]
+		q.employ()
 	}
 	if q.starved || a.Ended {
 		q.starved = false
@@ -164,14 +201,16 @@ func (q *queue) acknowledge(a wire.Ack) error {
 // release forgets the items that are acknowledged, but for the one that is
 // being written.
 func (q *queue) release(ep *epoch) {
-	for it := ep.head; it != nil && it != ep.fresh && it != q.writing && it.after() <= ep.acked; it = ep.head {
+	for it := ep.head; it != nil && it != ep.fresh && it != q.writing && it.settled(ep.acked); it = ep.head {
 		ep.pop()
-		if !it.isGap() {
-			ep.ledger.acknowledged += it.count
-		}
+		ep.ledger.acknowledged += it.packets()
 		q.inflight -= it.wireLen()
 		q.sentSize -= it.size()
 		q.discharge(it.size())
+		if it == q.spooling {
+			q.orphan = true
+			continue
+		}
 		q.recycle(it)
 	}
 }

@@ -5,8 +5,9 @@ import (
 	"poip/internal/wire"
 )
 
-// An item is a batch or a gap, a link in the chain of its epoch. A batch that
-// was never sent may still grow, or become a gap; once sent it is what it is.
+// An item is a batch, a gap, or a stretch of these that is on disk only; a link
+// in the chain of its epoch. A batch that is loose may still grow, or become a
+// gap; once it is fixed, by being sent or spooled, it is what it is.
 type item struct {
 	next     *item
 	first    wire.PacketNumber
@@ -15,29 +16,58 @@ type item struct {
 	latest   int64
 	cause    wire.Cause // of a gap; 0 in a batch
 	frame    []byte     // of a batch: wire.BatchPrefixLen bytes, then records
-	sealed   bool       // owned by the session that sends it
+	stretch  *stretch   // of what is on disk only
+	entry    uint64     // in the spool's journal, counted from 1; 0: not on disk
+	fixed    bool
+	sealed   bool // guarded by the queue's sealing, as the frame once it is fixed
 }
 
 // itemOverhead is what an item takes beside its frame, in bytes, roughly.
-const itemOverhead = 128
+const itemOverhead = 160
 
-func (it *item) isGap() bool              { return it.frame == nil }
+func (it *item) isBatch() bool            { return it.frame != nil }
+func (it *item) isDisk() bool             { return it.stretch != nil }
+func (it *item) isGap() bool              { return it.frame == nil && it.stretch == nil }
 func (it *item) after() wire.PacketNumber { return it.first + wire.PacketNumber(it.count) }
+
+// settled says that a relay which has acknowledged up to n has the item. A gap
+// of unknown count takes no number: it is there when what follows is.
+func (it *item) settled(n wire.PacketNumber) bool {
+	if it.count == 0 {
+		return it.first < n
+	}
+	return it.after() <= n
+}
+
+// packets are those that it holds.
+func (it *item) packets() uint64 {
+	switch {
+	case it.isDisk():
+		return it.stretch.packets
+	case it.isBatch():
+		return it.count
+	}
+	return 0
+}
 
 // size is what the item takes of the agent's memory, in bytes.
 func (it *item) size() int64 {
-	if it.isGap() {
+	if !it.isBatch() {
 		return 0
 	}
 	return int64(cap(it.frame)) + itemOverhead
 }
 
-// wireLen is the length of its frame on the wire.
+// wireLen is what its frame takes of the relay's window. What takes no number
+// is not acknowledged by itself, and must not hold anything up.
 func (it *item) wireLen() int {
-	if it.isGap() {
-		return gapFrameLen
+	switch {
+	case it.isBatch():
+		return len(it.frame)
+	case it.count == 0:
+		return 0
 	}
-	return len(it.frame)
+	return gapFrameLen
 }
 
 var gapFrameLen = len(wire.AppendGap(nil, wire.Gap{}))
@@ -54,33 +84,21 @@ func (it *item) seal() {
 	it.sealed = true
 }
 
-// stretch widens the times of a gap.
-func (it *item) stretch(earliest, latest int64) {
+// widen stretches the times of a gap.
+func (it *item) widen(earliest, latest int64) {
 	if it.earliest == 0 || earliest != 0 && earliest < it.earliest {
 		it.earliest = earliest
 	}
 	it.latest = max(it.latest, latest)
 }
 
-// cut removes the packets below n, which the relay has.
-func (it *item) cut(n wire.PacketNumber) {
-	gone := uint64(n - it.first)
-	if !it.isGap() {
-		it.frame, it.sealed = cutRecords(it.frame, gone), false
-	}
-	it.first, it.count = n, it.count-gone
-}
-
-// cutRecords removes the first n records of a batch frame.
-func cutRecords(frame []byte, n uint64) []byte {
-	records := frame[wire.BatchPrefixLen:]
-	at := 0
+// recordsFrom returns the records of a batch without the first n.
+func recordsFrom(records []byte, n uint64) []byte {
 	for range n {
-		_, _, captured, _ := pcap.Record(records[at:])
-		at += pcap.RecordHeaderLen + int(captured)
+		_, _, captured, _ := pcap.Record(records)
+		records = records[pcap.RecordHeaderLen+int(captured):]
 	}
-	left := copy(records, records[at:])
-	return frame[:wire.BatchPrefixLen+left]
+	return records
 }
 
 // An epoch is what one run of a capture has yielded and no relay has
@@ -89,8 +107,12 @@ func cutRecords(frame []byte, n uint64) []byte {
 //
 //	head ─ sent on this connection ─ unsent ─ sent on an earlier one ─ fresh ─ never sent ─ tail
 //
+// The spool divides it once more: what comes before unspooled is on disk, or on
+// its way there; of that, a stretch which was never sent may be on disk only.
+// Whatever was neither sent nor spooled is loose.
+//
 // All its fields are guarded by the queue's mu, but for frames on their way
-// to the wire.
+// to the wire or to the spool.
 type epoch struct {
 	hello  wire.Hello // as first said; Oldest and SentAt are those of the day
 	acked  wire.PacketNumber
@@ -98,12 +120,22 @@ type epoch struct {
 	ledger ledger
 
 	head, unsent, fresh, tail *item
+	loose, unspooled          *item
+	disk                      *item // the stretch that is on disk only
 
-	greeted bool // a relay may know of it
-	waiting bool // for the hello-ack
-	closed  bool // no more packets
-	final   bool // … nor epochs
-	endSent bool // on this connection
+	greeted   bool // a relay may know of it
+	waiting   bool // for the hello-ack
+	closed    bool // no more packets
+	final     bool // … nor epochs
+	endSent   bool // on this connection
+	recovered bool // by an agent that has begun after it was over
+	crashed   bool // recovered, and nobody knows how much of it a relay has
+	onDisk    bool // something of it is in the spool
+	endOnDisk bool
+
+	// Numbers at the last tick of the spool and at the one before: what is
+	// below the latter has waited for a second.
+	marked, aged wire.PacketNumber
 }
 
 // push appends an item.
@@ -122,11 +154,23 @@ func (e *epoch) push(it *item) {
 	if e.fresh == nil {
 		e.fresh = it
 	}
+	if e.loose == nil {
+		e.loose = it
+	}
+	if e.unspooled == nil {
+		e.unspooled = it
+	}
 }
 
-// pop removes the head.
+// pop removes the head, which was sent.
 func (e *epoch) pop() *item {
 	it := e.head
+	if e.unspooled == it {
+		e.unspooled = it.next
+	}
+	if e.disk == it {
+		e.disk = nil
+	}
 	e.head, it.next = it.next, nil
 	if e.head == nil {
 		e.tail = nil
@@ -134,9 +178,17 @@ func (e *epoch) pop() *item {
 	return it
 }
 
+// fix keeps an item from changing. Those before it are fixed already.
+func (e *epoch) fix(it *item) {
+	it.fixed = true
+	if e.loose == it {
+		e.loose = it.next
+	}
+}
+
 // growing is the batch or gap at the tail, while it may still change.
 func (e *epoch) growing() *item {
-	if e.fresh == nil {
+	if e.loose == nil {
 		return nil
 	}
 	return e.tail
@@ -155,21 +207,21 @@ func firstOr(it *item, n wire.PacketNumber) wire.PacketNumber {
 	return n
 }
 
-// oldestFresh is the first batch that was never sent.
-func (e *epoch) oldestFresh() *item {
-	it := e.fresh
+// oldestLoose is the first batch that was neither sent nor spooled.
+func (e *epoch) oldestLoose() *item {
+	it := e.loose
 	for it != nil && it.isGap() {
 		it = it.next
 	}
 	return it
 }
 
-// mergeGaps makes one gap for each cause of the gaps that the fresh part
+// mergeGaps makes one gap for each cause of the gaps that the loose part
 // begins with. Which of the lost packets had which number nobody can tell, so
 // they are numbered anew; their counts stay.
 func (e *epoch) mergeGaps() {
-	n := firstOr(e.fresh, e.next)
-	for it := e.fresh; it != nil && it.isGap(); it = it.next {
+	n := firstOr(e.loose, e.next)
+	for it := e.loose; it != nil && it.isGap(); it = it.next {
 		e.absorbLater(it)
 		it.first = n
 		n = it.after()
@@ -185,7 +237,7 @@ func (e *epoch) absorbLater(it *item) {
 			continue
 		}
 		it.count += later.count
-		it.stretch(later.earliest, later.latest)
+		it.widen(later.earliest, later.latest)
 		prev.next = later.next
 		if e.tail == later {
 			e.tail = prev

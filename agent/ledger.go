@@ -10,6 +10,8 @@ type ledger struct {
 	sent         uint64 // put on the wire, repetitions included
 	empty        uint64 // packets without captured bytes, which have no number
 	lost         [causes]uint64
+	unknown      [causes]uint64 // losses of unknown count
+	recovered    uint64         // of the captured: found in the spool, from before the agent began
 }
 
 // causes is the size of a table with a cell for each cause, 0 for the unknown.
@@ -40,7 +42,9 @@ func (l *ledger) add(other ledger) {
 	l.acknowledged += other.acknowledged
 	l.sent += other.sent
 	l.empty += other.empty
-	for i, n := range other.lost {
-		l.lost[i] += n
+	l.recovered += other.recovered
+	for i := range causes {
+		l.lost[i] += other.lost[i]
+		l.unknown[i] += other.unknown[i]
 	}
 }

@@ -10,15 +10,19 @@ import (
 // it: epochs, oldest first, each a chain of batches and gaps. The capture's
 // goroutine appends, the uplink's session takes and acknowledges.
 //
-// Its memory is bounded. When that is full, either the capture waits, or the
-// oldest batch that was never sent becomes a counted gap. What was sent stays
-// until it is acknowledged: a relay may have it, and nothing else may take its
-// numbers. So that there is always something to drop, no more than half of
-// the memory is given to what was sent.
+// Its memory is bounded. When that is full, what is safely on disk leaves it;
+// when nothing is, either the capture waits, or the newest packets or the
+// oldest loose batch become a counted gap. What was sent stays until it is
+// acknowledged: a relay may have it, and nothing else may take its numbers. So
+// that there is always something to drop, no more than half of the memory is
+// given to what was sent.
 type queue struct {
-	memory *memory
-	block  bool          // wait when the memory is full
-	wake   chan struct{} // there may be something to do for the session
+	memory   *memory
+	overflow Overflow      // what to do when the memory is full
+	wake     chan struct{} // there may be something to do for the session
+	work     chan struct{} // … for the spool; nil without one
+	over     chan struct{} // closed when nothing more will come
+	sealing  sync.Mutex    // taken after mu, where both are
 
 	mu      sync.Mutex
 	epochs  []*epoch
@@ -35,11 +39,21 @@ type queue struct {
 	inflight int   // bytes that are
 	sentSize int64 // of memory that sent items take, on whichever connection
 	starved  bool  // the window or the memory keeps it from sending
+
+	// For the spool, guarded by mu.
+	spooling *item  // must not be recycled yet
+	orphan   bool   // … and belongs to no chain any more
+	durable  uint64 // entries of the journal that are on stable storage
+	keen     bool   // it wants to know of everything
+	lagging  bool   // what it has was not acknowledged yet
 }
 
-func newQueue(m *memory, block bool) *queue {
+func newQueue(m *memory, overflow Overflow) *queue {
 	m.streams.Add(1)
-	return &queue{memory: m, block: block, buffers: buffers{memory: m}, wake: make(chan struct{}, 1)}
+	return &queue{
+		memory: m, overflow: overflow, buffers: buffers{memory: m},
+		wake: make(chan struct{}, 1), over: make(chan struct{}),
+	}
 }
 
 func (q *queue) signal() {
@@ -68,7 +82,7 @@ func (q *queue) prune() {
 	if last < 0 {
 		return
 	}
-	if ep := q.epochs[last]; ep.closed && !ep.final && !ep.greeted && ep.next == 0 {
+	if ep := q.epochs[last]; ep.closed && !ep.final && !ep.greeted && !ep.onDisk && ep.next == 0 {
 		q.past.add(ep.ledger)
 		q.epochs = q.epochs[:last]
 	}
@@ -80,6 +94,7 @@ func (q *queue) close(ep *epoch, final bool) {
 	defer q.mu.Unlock()
 	ep.closed, ep.final = true, final
 	q.signal()
+	q.employ()
 }
 
 // end says that no epoch will follow.
@@ -87,7 +102,10 @@ func (q *queue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.prune()
-	q.shut = true
+	if !q.shut {
+		q.shut = true
+		close(q.over)
+	}
 	q.signal()
 }
 
@@ -123,6 +141,7 @@ func (q *queue) append(ep *epoch, l load, stop <-chan struct{}) []byte {
 	if !q.starved {
 		q.signal()
 	}
+	q.employ()
 	return l.frame
 }
 
@@ -137,7 +156,7 @@ func (q *queue) exchange(buf []byte, n int) []byte {
 // grow adds a load to the newest batch, if that was never sent and has room.
 func (q *queue) grow(ep *epoch, l load) bool {
 	it := ep.growing()
-	if it == nil || it.isGap() {
+	if it == nil || !it.isBatch() {
 		return false
 	}
 	records := l.frame[wire.BatchPrefixLen:]
@@ -151,17 +170,19 @@ func (q *queue) grow(ep *epoch, l load) bool {
 	return true
 }
 
-// admit makes room for size bytes, by waiting or by dropping. It returns false
-// when there is nothing to drop.
+// admit makes room for size bytes, by means of the spool, by waiting or by
+// dropping. It returns false when there is nothing to drop.
 func (q *queue) admit(size int64, stop <-chan struct{}) bool {
 	for q.memory.full(size) {
-		if q.block {
+		switch {
+		case q.evict():
+		case q.overflow == OverflowBlock:
 			if stopped := q.awaitMemory(stop); stopped {
 				return true
 			}
-		} else if q.size+size <= q.memory.share() {
+		case q.size+size <= q.memory.share():
 			return true
-		} else if !q.drop() {
+		case q.overflow == OverflowDropNewest || !q.drop():
 			return false
 		}
 	}
@@ -170,6 +191,7 @@ func (q *queue) admit(size int64, stop <-chan struct{}) bool {
 
 // awaitMemory waits without mu until there is more.
 func (q *queue) awaitMemory(stop <-chan struct{}) (stopped bool) {
+	q.employ()
 	q.mu.Unlock()
 	defer q.mu.Lock()
 	select {
@@ -180,10 +202,10 @@ func (q *queue) awaitMemory(stop <-chan struct{}) (stopped bool) {
 	}
 }
 
-// drop turns the oldest batch that was never sent into a gap.
+// drop turns the oldest loose batch into a gap.
 func (q *queue) drop() bool {
 	for _, ep := range q.epochs {
-		it := ep.oldestFresh()
+		it := ep.oldestLoose()
 		if it == nil {
 			continue
 		}
@@ -207,9 +229,12 @@ func (q *queue) gap(ep *epoch, g wire.Gap) {
 func (q *queue) lose(ep *epoch, g wire.Gap) {
 	ep.ledger.captured += g.Count
 	ep.ledger.lose(g.Count, g.Cause)
+	if g.Count == 0 {
+		ep.ledger.unknown[cell(g.Cause)]++
+	}
 	if it := ep.growing(); it != nil && it.isGap() && it.cause == g.Cause {
 		it.count += g.Count
-		it.stretch(g.Earliest, g.Latest)
+		it.widen(g.Earliest, g.Latest)
 		ep.next += wire.PacketNumber(g.Count)
 	} else {
 		it := q.item()
@@ -218,6 +243,7 @@ func (q *queue) lose(ep *epoch, g wire.Gap) {
 	}
 	ep.mergeGaps()
 	q.signal()
+	q.employ()
 }
 
 // charge counts memory that an item takes.
@@ -256,6 +282,8 @@ type totals struct {
 	ledger
 	bytes  int64 // of memory
 	epochs uint64
+	disk   uint64 // packets that are on disk only
+	oldest int64  // time of the oldest packet that is held, or 0
 }
 
 func (q *queue) totals() totals {
@@ -264,6 +292,12 @@ func (q *queue) totals() totals {
 	t := totals{ledger: q.past, bytes: q.size, epochs: q.began}
 	for _, ep := range q.epochs {
 		t.add(ep.ledger)
+		if ep.disk != nil {
+			t.disk += ep.disk.stretch.packets
+		}
+		if t.oldest == 0 && ep.head != nil && !ep.head.isGap() {
+			t.oldest = ep.head.earliest
+		}
 	}
 	return t
 }

@@ -296,7 +296,7 @@ func (m *queueTest) judge(t *rapid.T) {
 func TestQueueLosesNothingUncounted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.SampledFrom([]int64{1 << 10, 200 << 10, 1 << 20, 8 << 20}).Draw(t, "memory")
-		m := &queueTest{q: newQueue(newMemory(limit), false)}
+		m := &queueTest{q: newQueue(newMemory(limit), OverflowDropOldest)}
 		m.begin()
 		t.Repeat(map[string]func(*rapid.T){
 			"packets": m.Packets, "flush": m.Flush, "kernel drop": m.KernelDrop, "restart": m.Restart,
@@ -309,7 +309,7 @@ func TestQueueLosesNothingUncounted(t *testing.T) {
 }
 
 func TestOverflowDropsTheOldestIntoOneGap(t *testing.T) {
-	q := newQueue(newMemory(4*(batchSize+itemOverhead)), false)
+	q := newQueue(newMemory(4*(batchSize+itemOverhead)), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	sink := newBatcher(q, ep, nil)
 	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen) // a batch each
@@ -334,7 +334,7 @@ func TestOverflowDropsTheOldestIntoOneGap(t *testing.T) {
 }
 
 func TestGapsOfSeveralCausesMergeByCause(t *testing.T) {
-	q := newQueue(newMemory(2*(batchSize+itemOverhead)), false)
+	q := newQueue(newMemory(2*(batchSize+itemOverhead)), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	sink := newBatcher(q, ep, nil)
 	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
@@ -355,7 +355,7 @@ func TestGapsOfSeveralCausesMergeByCause(t *testing.T) {
 }
 
 func TestFiniteCaptureWaitsForMemory(t *testing.T) {
-	q := newQueue(newMemory(batchSize), true)
+	q := newQueue(newMemory(batchSize), OverflowBlock)
 	ep := q.begin(wire.Hello{})
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -390,7 +390,7 @@ func TestFiniteCaptureWaitsForMemory(t *testing.T) {
 }
 
 func TestAStoppedFiniteCaptureWaitsNoLonger(t *testing.T) {
-	q := newQueue(newMemory(batchSize), true)
+	q := newQueue(newMemory(batchSize), OverflowBlock)
 	stop := make(chan struct{})
 	close(stop)
 	sink := newBatcher(q, q.begin(wire.Hello{}), stop)
@@ -404,7 +404,7 @@ func TestAStoppedFiniteCaptureWaitsNoLonger(t *testing.T) {
 }
 
 func TestSmallBatchesGrowWhileNobodyTakesThem(t *testing.T) {
-	q := newQueue(newMemory(1<<20), false)
+	q := newQueue(newMemory(1<<20), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	sink := newBatcher(q, ep, nil)
 	for range 100 {
@@ -417,7 +417,7 @@ func TestSmallBatchesGrowWhileNobodyTakesThem(t *testing.T) {
 }
 
 func TestFramesInFlightTakeTheMemoryTheyNeed(t *testing.T) {
-	q := newQueue(newMemory(64<<20), false)
+	q := newQueue(newMemory(64<<20), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	q.greet(0)
 	if err := q.resume(0, 16<<20); err != nil {
@@ -437,7 +437,7 @@ func TestFramesInFlightTakeTheMemoryTheyNeed(t *testing.T) {
 }
 
 func TestPositionsAndAcksThatCannotBeAreRefused(t *testing.T) {
-	q := newQueue(newMemory(1<<20), false)
+	q := newQueue(newMemory(1<<20), OverflowDropOldest)
 	if err := q.resume(0, 1); !errors.Is(err, wire.ErrMalformed) {
 		t.Errorf("hello-ack without an epoch: %v", err)
 	}
@@ -472,7 +472,7 @@ func TestPositionsAndAcksThatCannotBeAreRefused(t *testing.T) {
 }
 
 func TestEmptyEpochsOfACaptureThatFailsAreForgotten(t *testing.T) {
-	q := newQueue(newMemory(1<<20), false)
+	q := newQueue(newMemory(1<<20), OverflowDropOldest)
 	for range 100 {
 		q.close(q.begin(wire.Hello{}), false)
 	}
@@ -486,7 +486,7 @@ func TestEmptyEpochsOfACaptureThatFailsAreForgotten(t *testing.T) {
 }
 
 func TestEmptyFiniteCaptureIsStillSaid(t *testing.T) {
-	q := newQueue(newMemory(1<<20), true)
+	q := newQueue(newMemory(1<<20), OverflowBlock)
 	ep := q.begin(wire.Hello{})
 	q.close(ep, true)
 	q.end()
@@ -503,7 +503,7 @@ func TestEmptyFiniteCaptureIsStillSaid(t *testing.T) {
 }
 
 func TestWhatIsBeingWrittenIsNotRecycled(t *testing.T) {
-	q := newQueue(newMemory(1<<20), false)
+	q := newQueue(newMemory(1<<20), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	q.greet(0)
 	if err := q.resume(0, 1<<20); err != nil {
@@ -526,7 +526,7 @@ func TestWhatIsBeingWrittenIsNotRecycled(t *testing.T) {
 }
 
 func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
-	q := newQueue(newMemory(8*(batchSize+itemOverhead)), false)
+	q := newQueue(newMemory(8*(batchSize+itemOverhead)), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
 	q.greet(0)
 	if err := q.resume(0, 1<<30); err != nil {
@@ -554,7 +554,7 @@ func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
 // fills all of it.
 func TestAStreamKeepsItsShareOfTheMemory(t *testing.T) {
 	m := newMemory(16 * (batchSize + itemOverhead))
-	stuck, healthy := newQueue(m, false), newQueue(m, false)
+	stuck, healthy := newQueue(m, OverflowDropOldest), newQueue(m, OverflowDropOldest)
 	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
 	fill := func(sink *batcher, n int) {
 		for range n {
@@ -585,7 +585,7 @@ func TestStreamsShareWhatTheyKeepForTheNextFrames(t *testing.T) {
 	m := newMemory(64 << 20)
 	kept := 0
 	for range maxStreams {
-		q := newQueue(m, false)
+		q := newQueue(m, OverflowDropOldest)
 		for range 100 {
 			q.buffers.put(make([]byte, 0, batchSize))
 		}

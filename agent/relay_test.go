@@ -46,6 +46,7 @@ type fakeRelay struct {
 	OnFrame  func(t wire.Type, payload []byte)             // sees every frame
 
 	mu       sync.Mutex
+	conns    []net.Conn             // guarded by mu
 	streams  map[string]*fakeStream // guarded by mu
 	sessions int                    // guarded by mu
 	dialed   []transport.Endpoint   // guarded by mu
@@ -84,8 +85,28 @@ func (r *fakeRelay) Open(_ context.Context, ep transport.Endpoint) (transport.Co
 		}
 	}
 	ours, theirs := net.Pipe()
+	r.mu.Lock()
+	r.conns = append(r.conns, ours)
+	r.mu.Unlock()
 	r.serving.Go(func() { r.serve(ours) })
 	return pipeConn{theirs}, nil
+}
+
+// hangUp breaks all connections.
+func (r *fakeRelay) hangUp() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, conn := range r.conns {
+		conn.Close()
+	}
+	r.conns = nil
+}
+
+// forget is a relay that is restarted, and had everything in memory only.
+func (r *fakeRelay) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.streams)
 }
 
 // errCut ends a connection without a complaint.

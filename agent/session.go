@@ -26,6 +26,7 @@ type session struct {
 	conn    transport.Conn
 	greeted func(wire.Hello, wire.HelloAck) // told of each epoch that the relay takes
 	pulse   func()                          // called whenever statistics are sent
+	load    func(*epoch) error              // brings back what is on disk only; nil: nothing is
 	renewal *Renewal                        // of the sensor's certificate; nil: none
 
 	answer chan wire.HelloAck // from the listener to the sender
@@ -151,6 +152,8 @@ func (s *session) stream(ctx context.Context, ep *epoch) error {
 			return nil
 		case sendItem:
 			err = s.item(it)
+		case readSpool:
+			err = s.load(ep)
 		case sendEnd:
 			err = s.end(ep)
 		case nothing:
@@ -196,10 +199,7 @@ func (s *session) item(it *item) error {
 		s.scratch = wire.AppendGap(s.scratch[:0], it.gap())
 		return s.write(s.scratch)
 	}
-	if !it.sealed {
-		it.seal()
-	}
-	return s.write(it.frame)
+	return s.write(s.queue.sealed(it))
 }
 
 func (s *session) end(ep *epoch) error {

@@ -21,6 +21,7 @@ type uplink struct {
 	open      func(context.Context, transport.Endpoint) (transport.Conn, error)
 	hold      func(transport.Conn) (release func()) // from the eyes of captures
 	stopping  <-chan struct{}                       // closed when the agent is to stop: make haste
+	load      func(*epoch) error                    // brings back what is on disk only; nil: nothing is
 	renewal   *Renewal                              // of the sensor's certificate; nil: none
 	log       *slog.Logger
 
@@ -137,7 +138,7 @@ func (u *uplink) attempt(ctx context.Context, ep transport.Endpoint) (healthy bo
 		log.Info("connected to relay", "relay", ep.String(), "remote", conn.RemoteAddr().String(), "congestion", conn.Congestion())
 		u.connected(ep)
 	}, u.tellLosses)
-	s.renewal = u.renewal
+	s.renewal, s.load = u.renewal, u.load
 	defer u.renewal.left(s)
 	err = s.run(ctx)
 	lasted := !began.IsZero() && time.Since(began) >= healthyAfter

@@ -21,7 +21,7 @@ import (
 func BenchmarkUplink(b *testing.B) {
 	for _, length := range []int{64, 1400} {
 		b.Run(fmt.Sprintf("%dB", length), func(b *testing.B) {
-			q := newQueue(newMemory(64<<20), true)
+			q := newQueue(newMemory(64<<20), OverflowBlock)
 			ep := q.begin(wire.Hello{Version: 1, Snaplen: 1})
 			u := newUplink(q, nil, slog.New(slog.DiscardHandler))
 			ca := poiptest.NewCA(b)

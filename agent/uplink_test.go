@@ -17,7 +17,7 @@ import (
 
 // soleStream is a queue with one open epoch and an uplink for it.
 func soleStream(t *testing.T, relay *fakeRelay) (*uplink, *batcher, *logged) {
-	q := newQueue(newMemory(64<<20), false)
+	q := newQueue(newMemory(64<<20), OverflowDropOldest)
 	said := &logged{}
 	u := newUplink(q, nil, slog.New(slog.NewTextHandler(said, nil)))
 	u.endpoints, _ = ParseRelays("tls://one")

@@ -29,6 +29,6 @@ prints a line for "poip-agent enroll" here.`,
   poip-agent interfaces`,
 	}
 	logs.Add(root)
-	root.AddCommand(newEnroll(&logs), newRun(&logs), newCheck(), newInterfaces())
+	root.AddCommand(newEnroll(&logs), newRun(&logs), newCheck(), newInterfaces(), newStatus())
 	return root
 }

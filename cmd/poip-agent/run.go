@@ -66,6 +66,7 @@ type settings struct {
 
 	// What flags cannot write there by themselves.
 	memory      string
+	spool       string
 	promiscuous bool
 }
 
@@ -75,6 +76,10 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.file, "config", "", "configuration `FILE`; instead of all that follow")
 	f.StringSliceVar(&s.relays, "relay", nil, "`URL` of the relay, tls://HOST:PORT or quic://HOST:PORT; several are tried in order")
 	f.StringVar(&s.memory, "memory", s.config.Memory.String(), "`SIZE` of what may wait while the relay does not acknowledge")
+	f.StringVar(&s.spool, "spool", s.config.Spool.String(), "`SIZE` of the disk below --data for what does not fit there; 0 is none")
+	f.StringVar((*string)(&s.config.SpoolOverflow), "spool-overflow", string(s.config.SpoolOverflow), "when both are full: `drop_oldest`, drop_newest or block")
+	f.StringVar((*string)(&s.config.SpoolSync), "spool-sync", string(s.config.SpoolSync), "`periodic`: what waits for a second goes to disk; batch: everything at once")
+	f.StringVar(&s.config.Admin.Listen, "admin", "", "loopback `ADDRESS` for metrics and status, as 127.0.0.1:57081 (default none)")
 	f.StringVar(&s.config.Congestion, "congestion", s.config.Congestion, "TCP congestion control by `NAME`, or auto")
 	f.StringVar(&s.config.RelayName, "relay-name", "", "`NAME` in the relay's certificate, where it is not the HOST")
 	f.StringVar(&s.config.User, "user", "", "`NAME` of the user to become, once sockets are open")
@@ -94,7 +99,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
 	for _, flag := range []string{
 		"relay", "relay-name", "data", "memory", "congestion", "name", "interface", "file", "stdin", "command",
-		"filter", "filter-program", "snaplen", "latency", "promiscuous", "direction", "pace", "user", "confine",
+		"filter", "filter-program", "snaplen", "spool", "spool-overflow", "spool-sync", "admin", "latency", "promiscuous", "direction", "pace", "user", "confine",
 	} {
 		cmd.MarkFlagsMutuallyExclusive("config", flag) // rather than leave it out silently
 	}
@@ -125,6 +130,9 @@ func (s *settings) load() (agent.Config, error) {
 	}
 	if err := cfg.Memory.UnmarshalText([]byte(s.memory)); err != nil {
 		return cfg, fmt.Errorf("--memory: %w", err)
+	}
+	if err := cfg.Spool.UnmarshalText([]byte(s.spool)); err != nil {
+		return cfg, fmt.Errorf("--spool: %w", err)
 	}
 	one := s.one
 	if !s.promiscuous {

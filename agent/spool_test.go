@@ -1,0 +1,485 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"poip/agent/capture"
+	"poip/internal/transport"
+	"poip/internal/wire"
+)
+
+// A sensor is what outlives an agent: a folder, a relay, and the link to it.
+type sensor struct {
+	t     *testing.T
+	relay *fakeRelay
+	data  string
+	down  atomic.Bool // the link is
+	tweak func(*Config)
+}
+
+func newSensor(t *testing.T, relay *fakeRelay) *sensor {
+	s := &sensor{t: t, relay: relay, data: t.TempDir(), tweak: func(*Config) {}}
+	relay.Down = func(transport.Endpoint) error {
+		if s.down.Load() {
+			return errors.New("link is down")
+		}
+		return nil
+	}
+	return s
+}
+
+// agent is one that captures what run does on eth0.
+func (s *sensor) agent(run func(capture.Sink)) *Agent {
+	a := testAgent(s.t, s.relay, map[string]capture.Source{"eth0": interfaceOf(run)})
+	a.config.Data, a.config.Memory, a.config.Spool = s.data, 4<<20, 64<<20
+	s.tweak(&a.config)
+	return a
+}
+
+// run runs an agent until stop is called in what it captures, and some time
+// more.
+func (s *sensor) run(capture func(capture.Sink, context.CancelFunc)) *Agent {
+	s.t.Helper()
+	ctx, stop := context.WithCancel(s.t.Context())
+	defer stop()
+	a := s.agent(sinkOf(capture, stop))
+	if err := a.Run(ctx); err != nil {
+		s.t.Fatal(err)
+	}
+	return a
+}
+
+func sinkOf(run func(capture.Sink, context.CancelFunc), stop context.CancelFunc) func(capture.Sink) {
+	return func(sink capture.Sink) { run(sink, stop) }
+}
+
+// paced captures numbered packets of 1400 bytes at some 7 MB a second, which
+// any disk can take.
+func paced(sink capture.Sink, first, count int) {
+	for i := first; i < first+count; i += 100 {
+		packets(sink, i, min(100, first+count-i), 1400)
+		sink.Flush()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// spooled is what an agent says of its stream.
+func spooled(a *Agent) StreamStatus { return a.Status()[0] }
+
+// snapshot copies a folder as it is at this moment: what a crash would leave.
+func snapshot(t *testing.T, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestAnOutageIsSpooledAndDeliveredInOrder(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		var during StreamStatus
+		var a *Agent
+		ctx, stop := context.WithCancel(t.Context())
+		a = s.agent(func(sink capture.Sink) {
+			paced(sink, 0, 1000)
+			s.down.Store(true)
+			relay.hangUp()
+			paced(sink, 1000, 20000) // 28 MB, seven times the memory
+			during = spooled(a)
+			s.down.Store(false)
+			paced(sink, 21000, 2000)
+			time.Sleep(time.Minute)
+			stop()
+		})
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if during.LostPackets() != 0 || during.QueuedBytes > 5<<20 || during.Spool.Bytes < 20<<20 || during.Spool.Packets < 10000 {
+			t.Errorf("during the outage: %+v, %+v", during, during.Spool)
+		}
+		if during.Spool.Age == 0 {
+			t.Error("the oldest packet has no age")
+		}
+		ep := relay.stream("s/eth0").epochs
+		if len(ep) != 1 || len(ep[0].gaps) != 0 {
+			t.Fatalf("%d epochs, gaps %+v", len(ep), ep[0].gaps)
+		}
+		checkNumbered(t, ep[0].packets, 0, 23000)
+		after := spooled(a)
+		closes(t, after)
+		if after.Acknowledged != 23000 || after.Queued != 0 || after.Spool.Packets != 0 || after.Spool.Bytes > 1<<20 {
+			t.Errorf("after the outage: %+v, %+v", after, after.Spool)
+		}
+	})
+}
+
+func TestNothingGoesToDiskWhileTheRelayAcknowledges(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+			paced(sink, 0, 50000)
+			stop()
+		})
+		checkNumbered(t, relay.stream("s/eth0").epochs[0].packets, 0, 50000)
+		if status := spooled(a); status.Spool.Bytes != 0 {
+			t.Errorf("on disk: %+v", status.Spool)
+		}
+	})
+}
+
+// TestStoppedAndStartedAgain: what a relay has not got before the agent stops
+// comes when it runs again, before what is new, and nothing is missing.
+func TestStoppedAndStartedAgain(t *testing.T) {
+	for _, sync := range []SpoolSync{SyncPeriodic, SyncBatch} {
+		world(t, func(t *testing.T, relay *fakeRelay) {
+			s := newSensor(t, relay)
+			s.tweak = func(c *Config) { c.SpoolSync = sync }
+			s.down.Store(true)
+			a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 0, 10000)
+				sink.Lost(7, wire.CauseKernelDrop)
+				paced(sink, 10000, 50)
+				stop()
+			})
+			if left := spooled(a); left.Queued != 10050 || left.Lost[wire.CauseKernelDrop] != 7 {
+				t.Errorf("left: %+v", left)
+			}
+			s.down.Store(false)
+			a = s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 20000, 100)
+				time.Sleep(time.Minute)
+				stop()
+			})
+			eps := relay.stream("s/eth0").epochs
+			if len(eps) != 2 {
+				t.Fatalf("%d epochs", len(eps))
+			}
+			checkNumbered(t, eps[0].packets, 0, 10050)
+			checkNumbered(t, eps[1].packets, 20000, 100)
+			if g := eps[0].gaps; len(g) != 1 || g[0].Count != 7 || g[0].First != 10000 || g[0].Cause != wire.CauseKernelDrop {
+				t.Errorf("gaps %+v", g)
+			}
+			if ends := eps[0].ends; len(ends) != 1 || ends[0].Final || ends[0].Next != 10057 {
+				t.Errorf("ends %+v", ends)
+			}
+			status := spooled(a)
+			closes(t, status)
+			if status.Recovered != 10050 || status.Captured != 10157 || status.Acknowledged != 10150 {
+				t.Errorf("status %+v", status)
+			}
+		})
+	}
+}
+
+// TestNothingIsToldOfARunThatWasDelivered: its spool was used, and holds
+// nothing that anybody has to hear of again.
+func TestNothingIsToldOfARunThatWasDelivered(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		for i := range 3 {
+			s.down.Store(true)
+			s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 1000*i, 1000)
+				time.Sleep(10 * time.Second)
+				s.down.Store(false)
+				time.Sleep(time.Minute)
+				stop()
+			})
+		}
+		eps := relay.stream("s/eth0").epochs
+		if len(eps) != 3 || relay.sessions != 3 {
+			t.Fatalf("%d epochs in %d sessions", len(eps), relay.sessions)
+		}
+		for i, ep := range eps {
+			checkNumbered(t, ep.packets, 1000*i, 1000)
+			if len(ep.gaps) != 0 || len(ep.ends) != 1 {
+				t.Errorf("epoch %d: gaps %+v, ends %+v", i, ep.gaps, ep.ends)
+			}
+		}
+	})
+}
+
+// TestACrashIsAGapOfUnknownCount: what was on disk comes, in order, and then is
+// said when the rest was lost.
+func TestACrashIsAGapOfUnknownCount(t *testing.T) {
+	for _, arrived := range []int{0, 3000} { // of the packets, before the link broke
+		world(t, func(t *testing.T, relay *fakeRelay) {
+			s := newSensor(t, relay)
+			var left string
+			s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				s.down.Store(arrived == 0)
+				paced(sink, 0, arrived)
+				s.down.Store(true)
+				relay.hangUp()
+				paced(sink, arrived, 10000)
+				time.Sleep(5 * time.Second)
+				left = snapshot(t, s.data)
+				packets(sink, 50000, 10, 60) // which nobody will see
+				stop()
+			})
+			s.data = left
+			s.down.Store(false)
+			a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 20000, 100)
+				time.Sleep(time.Minute)
+				stop()
+			})
+			eps := relay.stream("s/eth0").epochs
+			if len(eps) != 2 {
+				t.Fatalf("%d epochs", len(eps))
+			}
+			checkNumbered(t, eps[0].packets, 0, arrived+10000)
+			checkNumbered(t, eps[1].packets, 20000, 100)
+			newest := int64(arrived+9999) * 1e9
+			if g := eps[0].gaps; len(g) != 1 || g[0].Count != 0 || g[0].Cause != wire.CauseAgentCrash || g[0].Earliest != newest || g[0].Latest < time.Now().Add(-10*time.Minute).UnixNano() {
+				t.Errorf("gaps %+v, newest packet %d", g, newest)
+			}
+			if ends := eps[0].ends; len(ends) != 1 || ends[0].Final {
+				t.Errorf("ends %+v", ends)
+			}
+			status := spooled(a)
+			closes(t, status)
+			if status.Queued != 0 || status.Unknown[wire.CauseAgentCrash] != 1 {
+				t.Errorf("status %+v", status)
+			}
+		})
+	}
+}
+
+// TestOverflowOfTheSpool: each policy loses what it says, and counts it.
+func TestOverflowOfTheSpool(t *testing.T) {
+	const all = 30000 // 42 MB, into 16 MiB of disk and 4 MiB of memory
+	for _, overflow := range []Overflow{OverflowDropOldest, OverflowDropNewest} {
+		t.Run(string(overflow), func(t *testing.T) {
+			world(t, func(t *testing.T, relay *fakeRelay) {
+				s := newSensor(t, relay)
+				s.tweak = func(c *Config) { c.Spool, c.SpoolOverflow = 16<<20, overflow }
+				s.down.Store(true)
+				var during StreamStatus
+				var a *Agent
+				ctx, stop := context.WithCancel(t.Context())
+				a = s.agent(func(sink capture.Sink) {
+					paced(sink, 0, all)
+					during = spooled(a)
+					s.down.Store(false)
+					time.Sleep(time.Minute)
+					stop()
+				})
+				if err := a.Run(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if during.Spool.Bytes > 16<<20 || during.Spool.Bytes < 12<<20 {
+					t.Errorf("of 16 MiB %d are in use", during.Spool.Bytes)
+				}
+				ep := relay.stream("s/eth0").epochs[0]
+				lost := 0
+				for _, g := range ep.gaps {
+					if g.Cause != wire.CauseSpoolOverflow {
+						t.Errorf("gap %+v", g)
+					}
+					lost += int(g.Count)
+				}
+				if len(ep.packets)+lost != all || ep.position != all {
+					t.Fatalf("%d packets arrived and %d are in gaps, of %d", len(ep.packets), lost, all)
+				}
+				if kept := 1400 * len(ep.packets); kept < 14<<20 {
+					t.Errorf("%d bytes were kept", kept)
+				}
+				status := spooled(a)
+				closes(t, status)
+				if status.Lost[wire.CauseSpoolOverflow] != uint64(lost) || status.Acknowledged != uint64(len(ep.packets)) {
+					t.Errorf("status %+v, gaps have %d", status, lost)
+				}
+				if overflow == OverflowDropOldest {
+					checkNumbered(t, ep.packets, lost, all-lost)
+				} else {
+					checkNumbered(t, ep.packets, 0, all-lost)
+				}
+			})
+		})
+	}
+}
+
+// TestACaptureThatBlocksWaitsForTheRelay, and loses nothing by itself.
+func TestACaptureThatBlocksWaitsForTheRelay(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		s.tweak = func(c *Config) { c.Spool, c.SpoolOverflow = 8<<20, OverflowBlock }
+		s.down.Store(true)
+		time.AfterFunc(time.Hour, func() { s.down.Store(false) })
+		began := time.Now()
+		a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+			packets(sink, 0, 20000, 1400) // 28 MB
+			if took := time.Since(began); took < time.Hour {
+				t.Errorf("the capture waited for %v", took)
+			}
+			sink.Flush()
+			time.Sleep(time.Minute)
+			stop()
+		})
+		ep := relay.stream("s/eth0").epochs[0]
+		checkNumbered(t, ep.packets, 0, 20000)
+		if status := spooled(a); len(ep.gaps) != 0 || status.LostPackets() != 0 {
+			t.Errorf("gaps %+v, status %+v", ep.gaps, status)
+		}
+	})
+}
+
+// TestDamageIsAGapOfExactCount, and what follows it is delivered.
+func TestDamageIsAGapOfExactCount(t *testing.T) {
+	for _, when := range []string{"while the agent runs", "between two runs"} {
+		t.Run(when, func(t *testing.T) {
+			world(t, func(t *testing.T, relay *fakeRelay) {
+				s := newSensor(t, relay)
+				s.down.Store(true)
+				running := when == "while the agent runs"
+				a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+					paced(sink, 0, 20000)
+					if running {
+						flipBit(t, s.data)
+						s.down.Store(false)
+						time.Sleep(time.Minute)
+					}
+					stop()
+				})
+				if !running {
+					flipBit(t, s.data)
+					s.down.Store(false)
+					a = s.run(func(_ capture.Sink, stop context.CancelFunc) {
+						time.Sleep(time.Minute)
+						stop()
+					})
+				}
+				ep := relay.stream("s/eth0").epochs[0]
+				if len(ep.gaps) != 1 || ep.gaps[0].Cause != wire.CauseSpoolCorrupt {
+					t.Fatalf("gaps %+v", ep.gaps)
+				}
+				g := ep.gaps[0]
+				checkNumbered(t, ep.packets[:g.First], 0, int(g.First))
+				checkNumbered(t, ep.packets[g.First:], int(g.Next()), 20000-int(g.Next()))
+				status := spooled(a)
+				closes(t, status)
+				if g.Count == 0 || g.Count > 100 || status.Lost[wire.CauseSpoolCorrupt] != g.Count || status.Queued != 0 {
+					t.Errorf("gap %+v, status %+v", g, status)
+				}
+			})
+		})
+	}
+}
+
+// flipBit flips a bit in the midst of a spool's second segment.
+func flipBit(t *testing.T, data string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(data, spoolFolder, "eth0", "*.pcap"))
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%d segments, %v", len(files), err)
+	}
+	f, err := os.OpenFile(files[1], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, b := info.Size()/2, make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestACaptureThatIsNoMoreLeavesNothingBehind: its spool is sent.
+func TestACaptureThatIsNoMoreLeavesNothingBehind(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		s.down.Store(true)
+		s.run(func(sink capture.Sink, stop context.CancelFunc) {
+			paced(sink, 0, 1000)
+			stop()
+		})
+		s.down.Store(false)
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		a := s.agent(func(capture.Sink) {})
+		a.config.Captures[0].Name = "eth1"
+		source := interfaceOf(func(sink capture.Sink) { paced(sink, 5000, 10) })
+		a.Source = func(CaptureConfig) (capture.Source, error) { return source, nil }
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		checkNumbered(t, relay.stream("s/eth0").epochs[0].packets, 0, 1000)
+		checkNumbered(t, relay.stream("s/eth1").epochs[0].packets, 5000, 10)
+	})
+}
+
+// TestARelayThatForgetsIsToldWhatCannotComeAgain: what it acknowledged before.
+func TestARelayThatForgetsIsToldWhatCannotComeAgain(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		var a *Agent
+		ctx, stop := context.WithCancel(t.Context())
+		a = s.agent(func(sink capture.Sink) {
+			paced(sink, 0, 1000)
+			s.down.Store(true)
+			relay.hangUp()
+			paced(sink, 1000, 5000)
+			relay.forget()
+			s.down.Store(false)
+			time.Sleep(time.Minute)
+			stop()
+		})
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		ep := relay.stream("s/eth0").epochs[0]
+		if oldest := ep.hello.Oldest; oldest == 0 || oldest > 1000 {
+			t.Errorf("oldest is %d", oldest)
+		}
+		first := int(ep.hello.Oldest)
+		checkNumbered(t, ep.packets, first, 6000-first)
+	})
+}
+
+// TestAnHourWithoutARelay: memory is bounded, and little is done.
+func TestAnHourWithoutARelay(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		s.tweak = func(c *Config) { c.Spool = 8 << 20 }
+		s.down.Store(true)
+		var during StreamStatus
+		var a *Agent
+		ctx, stop := context.WithCancel(t.Context())
+		a = s.agent(func(sink capture.Sink) {
+			for i := range 3600 {
+				packets(sink, 10*i, 10, 1400)
+				sink.Flush()
+				time.Sleep(time.Second)
+			}
+			during = spooled(a)
+			stop()
+		})
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if during.QueuedBytes > 4<<20 || during.Spool.Bytes > 8<<20 || during.Captured != 36000 {
+			t.Errorf("after an hour: %+v, %+v", during, during.Spool)
+		}
+		closes(t, during)
+		if len(relay.dialed) > 3600/5 {
+			t.Errorf("dialed %d times in an hour", len(relay.dialed))
+		}
+	})
+}
