@@ -142,7 +142,7 @@ func newAuthority(name string) (*authority, error) {
 		KeyUsage:              x509.KeyUsageCertSign,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLen:            1, // the authority that follows it, until nobody relies on this one
+		MaxPathLen:            2, // the authority that follows it, and an intermediate
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -58,7 +58,7 @@ func initialized(t *testing.T, hosts ...string) string {
 func TestInitMakesAnAuthorityThatOnlySigns(t *testing.T) {
 	dir := initialized(t)
 	ca := readCert(t, filepath.Join(dir, certs.CAFile))
-	if !ca.IsCA || ca.MaxPathLen != 1 || ca.KeyUsage != x509.KeyUsageCertSign || len(ca.ExtKeyUsage) > 0 {
+	if !ca.IsCA || ca.MaxPathLen != 2 || ca.KeyUsage != x509.KeyUsageCertSign || len(ca.ExtKeyUsage) > 0 {
 		t.Errorf("CA: %v, path length %d, usage %v", ca.IsCA, ca.MaxPathLen, ca.KeyUsage)
 	}
 	if key, ok := ca.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {

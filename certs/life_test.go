@@ -66,7 +66,13 @@ func shownBy(t *testing.T, s *certs.Sensor) []*x509.Certificate {
 	t.Helper()
 	pair, err := s.TLS().GetClientCertificate(nil)
 	must(t, err)
-	return []*x509.Certificate{pair.Leaf}
+	chain := []*x509.Certificate{pair.Leaf}
+	for _, der := range pair.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		must(t, err)
+		chain = append(chain, c)
+	}
+	return chain
 }
 
 // renew carries request and answer between the two, as a session would.
@@ -401,7 +407,7 @@ func TestRotationTurnsNobodyAway(t *testing.T) {
 	if old.Due(time.Now()) {
 		t.Error("due before anything happened")
 	}
-	must(t, certs.Rotate(h.data, time.Hour))
+	must(t, certs.Rotate(h.data, "", time.Hour))
 	authorities := h.trust().Authorities()
 	if len(authorities) != 2 || !bytes.Equal(authorities[1], oldCA) {
 		t.Fatalf("%d authorities", len(authorities))
@@ -414,7 +420,7 @@ func TestRotationTurnsNobodyAway(t *testing.T) {
 			}
 		}
 	}
-	wants(t, certs.Rotate(h.data, time.Hour), "retire")
+	wants(t, certs.Rotate(h.data, "", time.Hour), "retire")
 	changed, err := old.Trust(authorities)
 	must(t, err)
 	if !changed || !old.Due(time.Now()) {
@@ -434,7 +440,7 @@ func TestRotationTurnsNobodyAway(t *testing.T) {
 			t.Errorf("after the rotation, %s: %v", what, err)
 		}
 	}
-	must(t, certs.Rotate(h.data, time.Hour)) // and again
+	must(t, certs.Rotate(h.data, "", time.Hour)) // and again
 	_, err = h.meet(old.TLS())
 	must(t, err)
 }
@@ -447,7 +453,7 @@ func TestRetiredAuthorityIsRefused(t *testing.T) {
 	client := caching(s.TLS())
 	current := h.trust()
 	server := certs.Following(func() *tls.Config { return current.IntakeTLS() })
-	must(t, certs.Rotate(h.data, time.Hour))
+	must(t, certs.Rotate(h.data, "", time.Hour))
 	current = h.trust()
 	for _, want := range []bool{false, true} {
 		state, err := handshake(t, server, client)
@@ -480,7 +486,7 @@ func TestRotationIsSafeAtEveryStep(t *testing.T) {
 	kept := t.TempDir()
 	copyFile(t, oldRelay, filepath.Join(kept, "cert"))
 	copyFile(t, oldRelayKey, filepath.Join(kept, "key"))
-	must(t, certs.Rotate(h.data, time.Hour))
+	must(t, certs.Rotate(h.data, "", time.Hour))
 	copyFile(t, filepath.Join(kept, "cert"), oldRelay) // as if the last step had not been done
 	copyFile(t, filepath.Join(kept, "key"), oldRelayKey)
 	trust := h.trust()
@@ -496,6 +502,36 @@ func TestRotationIsSafeAtEveryStep(t *testing.T) {
 	for _, ca := range h.trust().Authorities() {
 		_, err = h.meet(onlyTrusting(t, s, ca))
 		must(t, err)
+	}
+}
+
+// TestRotationWithTheKeyElsewhere: through an intermediate, in the overlap too.
+func TestRotationWithTheKeyElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	h, offline := &house{t, filepath.Join(dir, "relay")}, filepath.Join(dir, "vault")
+	must(t, certs.InitOffline(h.data, offline, "relay.example", nil))
+	old, _ := h.sensor("branch-7")
+	wants(t, certs.Rotate(h.data, "", time.Hour), "--offline-ca")
+	must(t, certs.Rotate(h.data, offline, time.Hour))
+	wants(t, certs.Rotate(h.data, offline, time.Hour), "retire")
+	authorities := h.trust().Authorities()
+	fresh, _ := h.sensor("branch-8")
+	for what, s := range map[string]*certs.Sensor{"of the old": old, "of the new": fresh} {
+		for _, trusts := range [][][]byte{authorities[1:], authorities[:1], authorities} {
+			if _, err := h.meet(onlyTrusting(t, s, trusts...)); err != nil {
+				t.Errorf("certificate %s, %d authorities trusted: %v", what, len(trusts), err)
+			}
+		}
+	}
+	wants(t, certs.Retire(h.data, time.Hour, false), "sensor branch-7")
+	_, err := old.Trust(authorities)
+	must(t, err)
+	must(t, h.renew(h.renewer(time.Hour), old))
+	must(t, certs.Retire(h.data, time.Hour, false))
+	_, err = h.meet(onlyTrusting(t, old, authorities[0]))
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(h.data, certs.CAKey)); err == nil {
+		t.Error("the CA's key has come to the relay")
 	}
 }
 

@@ -130,7 +130,12 @@ func Delegate(dir, offline string) error {
 	if !trusted[0].Equal(ca.cert) {
 		return fmt.Errorf("make intermediate: the CA in %s is not the one that %s trusts", offline, dir)
 	}
-	issuer, err := ca.delegate()
+	return ca.delegateTo(root)
+}
+
+// delegateTo gives a relay's folder an intermediate. For holders of its lock.
+func (a *authority) delegateTo(root *os.Root) error {
+	issuer, err := a.delegate()
 	if err != nil {
 		return err
 	}

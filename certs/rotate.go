@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -25,53 +26,97 @@ import (
 const BridgeFile = "bridge.pem"
 
 // Rotate makes a new authority, and the relay a certificate of it. The old
-// authority's key is gone after it.
-func Rotate(dir string, relayLife time.Duration) error {
+// authority's key is gone after it. Where that is kept elsewhere, offline names
+// the folder, and the relay gets an intermediate of the new one; a rotation
+// that was cut short there goes on where it was.
+func Rotate(dir, offline string, relayLife time.Duration) error {
 	root, unlock, err := lockFolder(dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	keys, err := folderOfKey(dir, offline)
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
 	roots, err := loadRoots(filepath.Join(dir, CAFile))
 	if err != nil {
 		return err
 	}
-	if len(roots) > 1 {
-		return fmt.Errorf("rotate: %s holds two authorities already: end the rotation that is under way first, with `poip-relay ca retire`", filepath.Join(dir, CAFile))
-	}
-	if certFile, _ := signerFiles(dir); filepath.Base(certFile) != CAFile {
-		return errors.New("rotate: the CA's key is kept elsewhere; a rotation needs it, and to make a new one: do it with the CA's folder at hand")
-	}
-	old, err := openAuthority(dir)
+	now, err := openAuthority(keys.Name())
 	if err != nil {
 		return err
 	}
-	if err := succeed(root, old); err != nil {
-		return err
+	switch made := decodeCerts(now.roots); {
+	case len(roots) == 1 && now.cert.Equal(roots[0]):
+		if now, err = succeed(root, keys, now); err != nil {
+			return err
+		}
+	case offline != "" && len(made) == 2 && bytes.Equal(made[1], roots[len(roots)-1].Raw) && !delegated(dir, now.cert):
+	case len(roots) > 1:
+		return fmt.Errorf("rotate: %s holds two authorities already: end the rotation that is under way first, with `poip-relay ca retire`", filepath.Join(dir, CAFile))
+	default:
+		return fmt.Errorf("rotate: the CA in %s is not the one that %s trusts", keys.Name(), dir)
+	}
+	if offline != "" {
+		if err := replace(root, file{CAFile, now.roots, publicMode}); err != nil {
+			return err
+		}
+		if err := now.delegateTo(root); err != nil {
+			return err
+		}
 	}
 	return reissueRelay(root, relayLife)
 }
 
-// succeed puts a new authority in the place of the old one, with the bridge
-// to it.
-func succeed(root *os.Root, old *authority) error {
+// folderOfKey opens the folder with the authority's key.
+func folderOfKey(dir, offline string) (*os.Root, error) {
+	certFile, _ := signerFiles(dir)
+	elsewhere := filepath.Base(certFile) != CAFile
+	switch {
+	case elsewhere && offline == "":
+		return nil, errors.New("rotate: the CA's key is kept elsewhere: name its folder with --offline-ca")
+	case !elsewhere && offline != "":
+		return nil, fmt.Errorf("rotate: the CA's key is in %s itself: leave out --offline-ca", dir)
+	case elsewhere:
+		dir = offline
+	}
+	keys, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open folder: %w", err)
+	}
+	return keys, nil
+}
+
+// delegated says whether the relay signs with an intermediate of this root.
+func delegated(dir string, root *x509.Certificate) bool {
+	certFile, _ := signerFiles(dir)
+	chain, err := loadRoots(certFile)
+	return err == nil && comesFrom(root, chain)
+}
+
+// succeed puts a new authority in the place of the old one, and the bridge to
+// it beside the relay's certificate.
+func succeed(root, keys *os.Root, old *authority) (*authority, error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(old.cert.Subject.CommonName, authorityOf), ", ")
 	fresh, err := newAuthority(name + ", " + strings.ToLower(rand.Text()[:6])) // another subject than the old one's
 	if err != nil {
-		return fmt.Errorf("make authority: %w", err)
+		return nil, fmt.Errorf("make authority: %w", err)
 	}
 	bridge, err := old.bridgeTo(fresh)
 	if err != nil {
-		return fmt.Errorf("sign the new authority: %w", err)
+		return nil, fmt.Errorf("sign the new authority: %w", err)
 	}
 	key, err := encodeKey(fresh.key)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	fresh.roots = append(fresh.roots, encodeCert(old.cert.Raw)...)
 	if err := replace(root, file{BridgeFile, bridge, publicMode}); err != nil {
-		return err
+		return nil, err
 	}
-	return replacePair(root, CAFile, CAKey, append(fresh.roots, old.roots...), key)
+	return fresh, replacePair(keys, CAFile, CAKey, fresh.roots, key)
 }
 
 // bridgeTo signs the name and key of the authority that follows, in PEM.
@@ -84,7 +129,7 @@ func (a *authority) bridgeTo(next *authority) ([]byte, error) {
 		KeyUsage:              x509.KeyUsageCertSign,
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // an intermediate
 	}
 	if template.NotAfter.After(next.cert.NotAfter) {
 		template.NotAfter = next.cert.NotAfter

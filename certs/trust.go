@@ -23,6 +23,7 @@ type Trust struct {
 	pool     *x509.CertPool      // of roots
 	revoked  *auth.Revocations
 	registry Registry
+	newest   map[string]bool // key identifiers of the newest root and its intermediate
 }
 
 // LoadTrust reads a relay's data folder. All of it has to be good: revocations
@@ -53,7 +54,15 @@ func loadStanding(dir string) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Trust{roots: roots, pool: poolOf(roots), revoked: revoked, registry: OpenRegistry(dir)}, nil
+	t := &Trust{
+		roots: roots, pool: poolOf(roots), revoked: revoked, registry: OpenRegistry(dir),
+		newest: map[string]bool{hex.EncodeToString(roots[0].SubjectKeyId): true},
+	}
+	certFile, _ := signerFiles(dir)
+	if chain, err := loadRoots(certFile); err == nil && comesFrom(roots[0], chain) {
+		t.newest[hex.EncodeToString(chain[0].SubjectKeyId)] = true
+	}
+	return t, nil
 }
 
 // Relay is the relay's own certificate.
@@ -200,10 +209,5 @@ func (t *Trust) Verdict(record Record, now time.Time) (Entry, string) {
 // FromNewest says whether an entry's certificate is from the newest authority,
 // as far as the registry knows.
 func (t *Trust) FromNewest(e Entry) bool {
-	for _, old := range t.roots[1:] {
-		if e.Issuer == hex.EncodeToString(old.SubjectKeyId) {
-			return false
-		}
-	}
-	return true
+	return len(t.roots) == 1 || t.newest[e.Issuer]
 }

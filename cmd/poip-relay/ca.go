@@ -34,14 +34,14 @@ A running relay notices within a second.`,
 }
 
 func newRotate() *cobra.Command {
-	var data string
+	var data, offline string
 	cmd := &cobra.Command{
-		Use:     "rotate --data DIR",
+		Use:     "rotate --data DIR [--offline-ca DIR2]",
 		Short:   "Make a new CA beside the old one",
 		Example: "  poip-relay ca rotate --data /var/lib/poip-relay",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := certs.Rotate(data, certs.RelayLife); err != nil {
+			if err := certs.Rotate(data, offline, certs.RelayLife); err != nil {
 				return err
 			}
 			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "rotate"})
@@ -58,6 +58,7 @@ verify the relay need the new %[1]s/%[2]s.
 		},
 	}
 	dataFlag(cmd, &data)
+	cmd.Flags().StringVar(&offline, "offline-ca", "", "`DIR2` of the CA's key, where init --offline-ca has put it")
 	return cmd
 }
 
