@@ -159,7 +159,6 @@ func (b *Broker) newSubscriber(l *listener, out *outlet, v *visitor) *subscriber
 		out:        out,
 		tally:      l.tally,
 		log:        log,
-		visit:      visit{visitor: v},
 		arrivals:   &b.arrivals,
 		remote:     remote,
 		since:      time.Now(),
@@ -167,6 +166,7 @@ func (b *Broker) newSubscriber(l *listener, out *outlet, v *visitor) *subscriber
 		inputEnded: make(chan struct{}),
 		drained:    make(chan struct{}),
 	}
+	s.visit.visitor = v
 	s.role.Store(taken)
 	return s
 }

@@ -25,6 +25,9 @@ func (b *Broker) auditDeparture(s *subscriber, d *door) {
 	now := time.Now().UTC()
 	packets, bytes, skipped := s.sent.Load(), s.sentBytes.Load(), s.skipped.Load()
 	e.To, e.Packets, e.Bytes, e.Skipped, e.Reason = &now, &packets, &bytes, &skipped, s.reason()
+	if why := s.visit.dismissed.Load(); why != nil {
+		e.Reason = *why
+	}
 	b.opts.Audit.Write(e)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"poip/auth"
@@ -100,6 +101,8 @@ type visitor struct {
 // A visit is who a subscriber is, and what it was shown.
 type visit struct {
 	visitor *visitor // set once; nil: its listener asks for no certificate
+
+	dismissed atomic.Pointer[string] // why it was sent home; nil: it was not
 
 	shown []auth.StreamName // guarded by Broker.mu
 }
@@ -278,6 +281,7 @@ func (b *Broker) regrantOne(d *door, s *subscriber) {
 // dismiss ends a connection that is not allowed any more, at the end of the
 // record that is being written.
 func (s *subscriber) dismiss(reason string) {
+	s.visit.dismissed.CompareAndSwap(nil, &reason)
 	s.log.Info("analyst is sent home", "reason", reason)
 	s.command(orderCut, time.Now().Add(time.Second))
 }

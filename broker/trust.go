@@ -118,7 +118,7 @@ func (b *Broker) vouchAnalyst(s *subscriber) (leave func(), err error) {
 	if s.out.tls == nil || len(s.out.tls.ConnectionState().PeerCertificates) == 0 {
 		return func() {}, nil
 	}
-	end := func(wire.Code) { s.command(orderCut, time.Now().Add(time.Second)) }
+	end := func(code wire.Code) { s.dismiss("certificate: " + code.String()) }
 	n, err := b.guard.enter("analyst at "+s.remote, "", s.out.tls.ConnectionState().PeerCertificates, end)
 	return func() { b.guard.leave(n) }, err
 }
