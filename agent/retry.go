@@ -30,7 +30,7 @@ func (b *backoff) step() time.Duration {
 
 // jittered returns a random part of the next delay ("full jitter"), so that
 // many agents do not return at the same moment.
-func (b *backoff) jittered() time.Duration { return rand.N(b.step()) }
+func (b *backoff) jittered() time.Duration { return rand.N(b.step()) } // #nosec G404 -- a pause is no secret
 
 func (b *backoff) reset() { b.next = 0 }
 
