@@ -34,16 +34,24 @@ func (s *story) tell() {
 	}
 }
 
-// runUntilPowerCut returns the disk at some moment, and how far the journal had
-// said that the log was durable before.
-func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (*disk, wire.PacketNumber) {
+// runUntilPowerCut returns the disk as it is after the power failed before
+// some operation, and how far the journal had said that the log was durable.
+func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (after *disk, durable wire.PacketNumber) {
 	rng := rand.New(rand.NewPCG(seed, 1))
+	cuts := rand.New(rand.NewPCG(seed, 2)) // used by the committer
 	d := newDisk()
-	syncs, failAt := 0, -1
+	ops, syncs, cutAt, failAt := 0, 0, rng.IntN(250), -1
 	if rng.IntN(2) == 0 {
 		failAt = rng.IntN(12)
 	}
+	var j *Journal
 	d.failing = func(op, _ string) error {
+		if ops++; ops == cutAt {
+			after = d.cut(cuts, cuts.IntN(4) > 0)
+			if j != nil {
+				durable = j.Durable().Next
+			}
+		}
 		if op == "sync" || op == "syncdir" {
 			if syncs++; syncs == failAt {
 				return errSync
@@ -51,22 +59,31 @@ func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (*disk, wire.Packe
 		}
 		return nil
 	}
-	j, err := Open("model", Options{FS: d, Segment: 8 << 10, NoSync: noSync})
-	if err != nil {
-		return d.cut(rng, false), 0 // the first sync may be the one that fails
+	opened, err := Open("model", Options{FS: d, Segment: 8 << 10, NoSync: noSync})
+	if err == nil { // else the first sync was the one that failed
+		d.mu.Lock()
+		j = opened
+		d.mu.Unlock()
+		s := &story{t: t, rng: rng, j: j}
+		j.Begin(testEpoch(1), 0)
+		every := 1 + rng.IntN(40)
+		for range 20 + rng.IntN(120) {
+			s.tell()
+			if rng.IntN(every) == 0 {
+				j.Sync() // if it fails, the mark says how far things are
+			}
+		}
+		j.Close()
 	}
-	s := &story{t: t, rng: rng, j: j}
-	j.Begin(testEpoch(1), 0)
-	for range rng.IntN(120) {
-		s.tell()
-		if rng.IntN(6) == 0 {
-			j.Sync() // if it fails, the mark says how far things are
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if after == nil {
+		after = d.cut(cuts, true)
+		if j != nil {
+			durable = j.Durable().Next
 		}
 	}
-	durable := j.Durable()
-	after := d.cut(rng, rng.IntN(4) > 0)
-	j.Close()
-	return after, durable.Next
+	return after, durable
 }
 
 // survivors opens what is left after a power cut and checks that it is the

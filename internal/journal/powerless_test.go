@@ -55,9 +55,8 @@ func (d *modelDir) change(c func(map[string]*inode)) {
 
 // cut returns the disk after a power cut: with keep, some of what was not
 // synced is there.
+// For holders of mu.
 func (d *disk) cut(rng *rand.Rand, keep bool) *disk {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	after := newDisk()
 	after.space = d.space
 	copies := map[*inode]*inode{}
@@ -414,7 +413,14 @@ func (f *modelFile) Sync() error {
 		f.n.dirty = map[int]bool{}
 		return err
 	}
-	f.n.synced, f.n.dirty = slices.Clone(f.n.data), map[int]bool{}
+	n := f.n
+	n.synced = append(n.synced[:min(len(n.synced), len(n.data))], make([]byte, max(0, len(n.data)-len(n.synced)))...)
+	for p := range n.dirty {
+		if from := p * page; from < len(n.data) {
+			copy(n.synced[from:], n.data[from:min(from+page, len(n.data))])
+		}
+	}
+	n.dirty = map[int]bool{}
 	return nil
 }
 

@@ -21,6 +21,7 @@ type Reader struct {
 	index   File    // nil: it cannot be read
 	packets File    // nil: there is none, or it cannot be read
 	sum     summary // of the entries before at.entry, in the segment
+	behind  bool    // what comes next may have been returned already
 
 	// The chunk that is being made, and its scratch.
 	entries []Entry
@@ -155,6 +156,7 @@ func (r *Reader) move(v *view) bool {
 	r.view = *v
 	before := r.at
 	r.at.enter(v)
+	r.behind = true
 	r.sum = v.segment.header.summary()
 	if from := max(before.next, v.from); before.inside && before.epoch == r.at.epoch && from < r.sum.next {
 		r.hole(&before, from, r.sum.next)
@@ -300,7 +302,7 @@ func (r *Reader) take(e *entry, most int) bool {
 			r.hole(&r.at, r.at.next, e.first)
 		}
 	}
-	if !r.at.passed(e) {
+	if r.behind = r.behind && r.at.passed(e); !r.behind {
 		if e.kind == Batch {
 			if r.bytes > 0 && (r.bytes+int(e.length) > most || int64(e.offset) != r.sum.size) {
 				return false

@@ -266,6 +266,7 @@ func (j *Journal) replace(s *segment, x *examination) error {
 	if err := j.anew(made, x); err != nil {
 		return err
 	}
+	kept := listKept(j.fs)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if s.gone { // deleted meanwhile
@@ -274,6 +275,6 @@ func (j *Journal) replace(s *segment, x *examination) error {
 		return nil
 	}
 	s.adopt(made.generation, &made.sum)
-	j.kept = listKept(j.fs)
+	j.kept = kept
 	return nil
 }

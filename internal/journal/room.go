@@ -128,8 +128,14 @@ func (j *Journal) trim() {
 	}
 }
 
+// needless says whether a segment of the epoch that is being acknowledged holds
+// numbers below the mark and nothing else: an end, or a gap of unknown count,
+// has no number, and is needed until the epoch is done with.
 func (j *Journal) needless(s *segment) bool {
-	return s.header.epoch.ID == j.trimmed.epoch && s.sum.next <= j.trimmed.next
+	if s.header.epoch.ID != j.trimmed.epoch || s.sum.next > j.trimmed.next {
+		return false
+	}
+	return s.sum.next < j.trimmed.next || !s.sum.ended && !s.sum.unknown
 }
 
 // replaceLast has the last segment, which nobody needs, replaced by an empty

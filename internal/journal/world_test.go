@@ -42,8 +42,13 @@ func mustOpen(t testing.TB, dir string, o Options) *Journal {
 	return j
 }
 
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
 // readAll reads to the end of what is written.
-func readAll(t testing.TB, r *Reader) (all []Entry, records [][]byte) {
+func readAll(t fataler, r *Reader) (all []Entry, records [][]byte) {
 	t.Helper()
 	defer r.Close()
 	for {
