@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -474,4 +475,79 @@ func refusalOn(t *testing.T, conn transport.Conn) wire.Code {
 func (w *world) try(name string, args ...string) (string, error) {
 	out, err := exec.Command(program(name), args...).CombinedOutput()
 	return string(out), err
+}
+
+// TestRevokedAnalystIsSentAway: who reads stops reading, and a ticket opens no
+// listener again. Without vouchAnalyst the connection stays.
+func TestRevokedAnalystIsSentAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "branch-7")
+	const certified = "streams = [\"*/*\"]\nallow = [\"127.0.0.0/8\"]\ntls = true\nclient_auth = \"cert\"\nstart = \"oldest\"\n"
+	r := w.startRelay(w.relayTOML("[[relay.analyst]]\nname = \"alice\"\nstreams = [\"*/*\"]\n", listenerTOML{"certified", "", certified}))
+	f := w.startFeed(r, "branch-7", "tls")
+	f.packet()
+	config := w.analyst("alice", "first")
+	var reading *tls.Conn
+	for _, resumed := range []bool{false, true} {
+		conn, err := readHeader(r.address("certified"), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if got := conn.ConnectionState().DidResume; got != resumed {
+			t.Fatalf("resumed %t, want %t", got, resumed)
+		}
+		reading = conn
+	}
+	w.must("poip-relay", "revoke", "--analyst", "alice", "--data", w.path("relay"))
+	reading.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, reading); err != nil {
+		t.Errorf("the connection does not end in order: %v", err)
+	}
+	for what, cache := range map[string]tls.ClientSessionCache{"ticket": config.ClientSessionCache, "fresh": nil} {
+		config := config.Clone()
+		config.ClientSessionCache = cache
+		if conn, err := readHeader(r.address("certified"), config); err == nil || strings.Contains(err.Error(), "timeout") {
+			t.Errorf("%s: let in, or not refused: %v", what, err)
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}
+	conn, err := readHeader(r.address("certified"), w.analyst("alice", "second"))
+	if err != nil {
+		t.Fatalf("another certificate of the same name: %v", err)
+	}
+	conn.Close()
+}
+
+// analyst issues a certificate for an analyst, who resumes sessions.
+func (w *world) analyst(name, folder string) *tls.Config {
+	w.t.Helper()
+	w.must("poip-relay", "issue", "--analyst", name, "--data", w.path("relay"), "--out", w.path(folder))
+	pair, err := tls.LoadX509KeyPair(w.path(folder, certs.AnalystCert), w.path(folder, certs.AnalystKey))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &tls.Config{
+		Certificates:       []tls.Certificate{pair},
+		InsecureSkipVerify: true, // it is about what the relay thinks
+		ServerName:         "localhost",
+		ClientSessionCache: tls.NewLRUClientSessionCache(4),
+	}
+}
+
+// readHeader connects to a listener and reads the file's header: what TLS 1.3
+// servers think of a client shows only then.
+func readHeader(address string, config *tls.Config) (*tls.Conn, error) {
+	conn, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(conn, make([]byte, 24)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
