@@ -289,7 +289,7 @@ func (m *machine) match(all []Entry, records [][]byte, at int) error {
 		if l.dropped && e.Kind == Batch { // the deletion did not survive
 			l.dropped, kind, cause = false, Batch, 0
 		}
-		if e.Kind != kind || e.Epoch.ID != l.epoch || e.First != l.first || e.Cause != cause || e.Final != l.final || e.Arrival != l.arrival && !l.dropped {
+		if e.Kind != kind || e.Epoch.ID != l.epoch || e.First != l.first || e.Cause != cause || e.Final != l.final || e.Kind == Batch && e.Arrival != l.arrival {
 			return fmt.Errorf("entry %+v, want %v", e, *l)
 		}
 		if kind == Batch && !bytes.Equal(records[i], l.records) {
