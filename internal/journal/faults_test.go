@@ -1,0 +1,309 @@
+package journal
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"poip/internal/wire"
+)
+
+func openModel(t testing.TB, d *disk, o Options) *Journal {
+	t.Helper()
+	o.FS = d
+	return mustOpen(t, "model", o)
+}
+
+// write appends n batches of ten packets each.
+func write(j *Journal, from wire.PacketNumber, n int) wire.PacketNumber {
+	for range n {
+		h, r := testBatch(from, 10, 100)
+		j.Append(h, r, int64(from))
+		from += 10
+	}
+	return from
+}
+
+// wholeFrom checks that exactly the numbers from one to another are there.
+func wholeFrom(t testing.TB, j *Journal, from, to wire.PacketNumber) {
+	t.Helper()
+	all, _ := readAll(t, j.ReadOrdinal(0))
+	next := from
+	for _, e := range all {
+		if e.Kind != Batch || e.First != next {
+			t.Fatalf("entry %+v, want a batch at %d", e, next)
+		}
+		next = e.Next()
+	}
+	if next != to {
+		t.Fatalf("the log ends at %d, want %d", next, to)
+	}
+}
+
+func TestAFailedSyncIsNotRepeatedOnThatFile(t *testing.T) {
+	for _, op := range []string{"sync", "syncdir"} {
+		t.Run(op, func(t *testing.T) {
+			d := newDisk()
+			j := openModel(t, d, Options{})
+			j.Begin(testEpoch(1), 0)
+			next := wire.PacketNumber(0)
+			if op == "sync" { // else it is the first one of a segment that fails
+				next = write(j, 0, 3)
+				if err := j.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			durable := j.Durable()
+			failed := map[string]bool{}
+			armed := true
+			d.mu.Lock()
+			d.failing = func(o, name string) error {
+				if o == op && armed {
+					armed = false
+					failed[name] = true
+					if got := j.Durable(); got != durable {
+						t.Errorf("durable is %+v while nothing more was confirmed; want %+v", got, durable)
+					}
+					return errSync
+				}
+				if o == "sync" && failed[name] {
+					t.Errorf("%s was synced again", name)
+				}
+				return nil
+			}
+			d.mu.Unlock()
+			next = write(j, next, 3)
+			if err := j.Sync(); err != nil && !errors.Is(err, errSync) {
+				t.Fatal(err)
+			}
+			within(t, "written again", func() bool { return j.Durable().Next == next && j.Trouble() == nil })
+			d.mu.Lock()
+			if armed {
+				t.Error("nothing failed")
+			}
+			after := d.cut(nil, false)
+			d.mu.Unlock()
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again := openModel(t, after, Options{})
+			wholeFrom(t, again, 0, next)
+			if err := again.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestAFullDiskIsWaitedFor(t *testing.T) {
+	d := newDisk()
+	d.space = 12000
+	var told atomic.Int64
+	j := openModel(t, d, Options{Segment: 6000, Committed: func() { told.Add(1) }})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 30)
+	err := j.Sync()
+	if !isFull(err) || !isFull(j.Trouble()) {
+		t.Fatalf("on a full disk Sync says %v, and the trouble is %v", err, j.Trouble())
+	}
+	if durable := j.Durable().Next; durable == 0 || durable >= next {
+		t.Errorf("durable is %d of %d; what had room should be, and no more", durable, next)
+	}
+	before := told.Load()
+	d.mu.Lock()
+	d.space += 100000
+	d.mu.Unlock()
+	within(t, "the rest is durable", func() bool { return j.Durable().Next == next && j.Trouble() == nil })
+	within(t, "the owner is told", func() bool { return told.Load() > before })
+	wholeFrom(t, j, 0, next)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := openModel(t, d, Options{})
+	defer again.Close()
+	wholeFrom(t, again, 0, next)
+}
+
+func TestFreedSpaceIsUsedAtOnce(t *testing.T) {
+	d := newDisk()
+	d.space = 30000
+	j := openModel(t, d, Options{Segment: 6000})
+	defer j.Close()
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 60)
+	if err := j.Sync(); !isFull(err) {
+		t.Fatal(err)
+	}
+	within(t, "all is durable", func() bool {
+		j.TrimBelow(testEpoch(1).ID, j.Durable().Next)
+		return j.Durable().Next == next
+	})
+}
+
+func TestOverflowWorksOnAFullDisk(t *testing.T) {
+	d := newDisk()
+	d.space = 40000
+	j := openModel(t, d, Options{Segment: 8000})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 60)
+	if err := j.Sync(); !isFull(err) {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	d.space = 0
+	d.mu.Unlock()
+	lost := uint64(0)
+	within(t, "all is durable", func() bool {
+		gaps, _ := j.DropOldest(testEpoch(1).ID, 0)
+		for _, g := range gaps {
+			if g.Cause == wire.CauseSpoolOverflow {
+				lost += g.Count
+			}
+		}
+		return j.Sync() == nil
+	})
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		j = openModel(t, d, Options{})
+		all, _ := readAll(t, j.ReadOrdinal(0))
+		at, gone := wire.PacketNumber(0), uint64(0)
+		for _, e := range all {
+			if e.First != at {
+				t.Fatalf("entry %+v, want it at %d", e, at)
+			}
+			at, gone = e.Next(), gone+e.Lost
+		}
+		if at != next || gone != lost || lost == 0 {
+			t.Errorf("the log ends at %d with %d lost, want %d and %d", at, gone, next, lost)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAFileThatCannotBeWrittenIsLeft(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 2)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	first := packetFiles(d)[0]
+	d.mu.Lock()
+	d.failing = func(op, name string) error {
+		if op == "write" && name == first {
+			return syscall.EIO
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	next = write(j, next, 2)
+	within(t, "written elsewhere", func() bool { return j.Durable().Next == next })
+	wholeFrom(t, j, 0, next)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(packetFiles(d)); n != 2 {
+		t.Errorf("there are %d segments, want 2", n)
+	}
+}
+
+func TestACallerOfSyncHearsOfTrouble(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 1)
+	d.mu.Lock()
+	d.failing = func(op, _ string) error {
+		if op == "sync" || op == "write" || op == "open" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if err := j.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Sync says %v", err)
+	}
+	if j.Durable().Next != 0 || j.Pending() == 0 {
+		t.Errorf("durable is %+v, %d bytes are pending", j.Durable(), j.Pending())
+	}
+	if err := j.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Close says %v", err)
+	}
+}
+
+func TestReadersFollowWhileSegmentsComeAndGo(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{Segment: 20000, Delay: time.Millisecond})
+	syncs := atomic.Int64{}
+	d.mu.Lock()
+	d.failing = func(op, _ string) error {
+		if op == "sync" && syncs.Add(1)%17 == 0 {
+			return errSync
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	j.Begin(testEpoch(1), 0)
+	const all = 20000
+	stop := make(chan struct{})
+	done := make(chan string, 3)
+	read := func(r *Reader, trimmed bool) {
+		defer r.Close()
+		next, problems := wire.PacketNumber(0), ""
+		for next < all && problems == "" {
+			c, err := r.Next(5000)
+			if err != nil {
+				select {
+				case <-stop:
+					problems = "the end did not come"
+				case <-time.After(time.Millisecond):
+				}
+				continue
+			}
+			for _, e := range c.Entries {
+				if e.Kind != Batch || e.First < next || e.First > next && !trimmed || e.Ordinal != uint64(e.First) {
+					problems = "an entry is out of order, missing or damaged"
+				}
+				next = e.Next()
+			}
+		}
+		done <- problems
+	}
+	go read(j.ReadOrdinal(0), true)
+	go read(j.ReadNumber(testEpoch(1).ID, 0), true)
+	go read(j.ReadOrdinal(0), true)
+	for next := wire.PacketNumber(0); next < all; {
+		next = write(j, next, 20)
+		if next%1000 == 0 {
+			j.Sync()
+			j.TrimBelow(testEpoch(1).ID, next-min(next, 8000))
+		}
+	}
+	within(t, "all is durable", func() bool { return j.Sync() == nil })
+	timeout := time.AfterFunc(30*time.Second, func() { close(stop) })
+	defer timeout.Stop()
+	for range 3 {
+		if problem := <-done; problem != "" {
+			t.Error(problem)
+		}
+	}
+	d.mu.Lock()
+	d.failing = nil
+	d.mu.Unlock()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range d.names(".") {
+		if strings.HasSuffix(n, draftSuffix) {
+			t.Errorf("%s was left", n)
+		}
+	}
+}
