@@ -16,9 +16,12 @@ var systemFiles = []string{
 }
 
 // need is what a relay goes on to need when its sockets are bound. Of the
-// configuration it is the folder, since editors replace files.
+// configuration and passwords it is the folder, since editors replace files.
 func need(path string, cfg broker.Config) confine.Need {
 	n := confine.Need{Mode: cfg.Confine, Read: append([]string{filepath.Dir(path)}, systemFiles...), Write: []string{cfg.Data}}
+	if filepath.IsAbs(cfg.Admin.Passwords) {
+		n.Read = append(n.Read, filepath.Dir(cfg.Admin.Passwords))
+	}
 	if socket, ok := strings.CutPrefix(cfg.Admin.Listen, "unix:"); ok {
 		n.Write = append(n.Write, filepath.Dir(socket)) // which is removed at the end
 	}
