@@ -95,6 +95,11 @@ func relayTemplate(name string, hosts []string) (*x509.Certificate, error) {
 // the folder out: key, certificate and the authority's certificate, ready to
 // be copied to the sensor.
 func IssueSensor(dir string, name auth.SensorName, out string) error {
+	return IssueSensorFor(dir, name, out, SensorLife)
+}
+
+// IssueSensorFor is IssueSensor with another life than the usual one.
+func IssueSensorFor(dir string, name auth.SensorName, out string, life time.Duration) error {
 	if _, err := auth.ParseSensorName(string(name)); err != nil {
 		return fmt.Errorf("issue: %w", err)
 	}
@@ -103,7 +108,7 @@ func IssueSensor(dir string, name auth.SensorName, out string) error {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}
 	who := SensorSubject(name)
-	sensor, err := ca.issue(who.template(), SensorLife)
+	sensor, err := ca.issue(who.template(), life)
 	if err != nil {
 		return fmt.Errorf("issue %q: %w", string(name), err)
 	}

@@ -248,18 +248,6 @@ func caching(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// resumes makes sure that the client has a ticket, which the relay takes.
-func (h *house) resumes(client *tls.Config) {
-	h.t.Helper()
-	for _, want := range []bool{false, true} {
-		state, err := h.meet(client)
-		must(h.t, err)
-		if state.DidResume != want {
-			h.t.Fatalf("resumed: %t, want %t", state.DidResume, want)
-		}
-	}
-}
-
 // TestRevokedSensorIsRefused: fresh and with a ticket, by name and by number.
 // Without Trust.judging both are let in.
 func TestRevokedSensorIsRefused(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +42,7 @@ func newRotate() *cobra.Command {
 		Example: "  poip-relay ca rotate --data /var/lib/poip-relay",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := certs.Rotate(data, offline, certs.RelayLife); err != nil {
+			if err := certs.Rotate(data, offline, time.Duration(livesBelow(data).Relay)); err != nil {
 				return err
 			}
 			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "rotate"})
@@ -74,7 +75,7 @@ with --force these have to join anew.`,
 		Example: "  poip-relay ca retire --data /var/lib/poip-relay",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := certs.Retire(data, certs.RelayLife, force); err != nil {
+			if err := certs.Retire(data, time.Duration(livesBelow(data).Relay), force); err != nil {
 				return err
 			}
 			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.AuthorityChanged, Reason: "retire"})

@@ -66,7 +66,7 @@ func issueSensor(cmd *cobra.Command, data, name, out string) error {
 	if err != nil {
 		return err
 	}
-	if err := certs.IssueSensor(data, sensor, out); err != nil {
+	if err := certs.IssueSensorFor(data, sensor, out, time.Duration(livesBelow(data).Sensor)); err != nil {
 		return err
 	}
 	recordIssue(cmd.ErrOrStderr(), data, audit.Entry{Sensor: string(sensor)}, filepath.Join(out, certs.SensorCert))
@@ -87,7 +87,7 @@ func issueAnalyst(cmd *cobra.Command, data, name, out string, password passwordF
 	if err != nil {
 		return err
 	}
-	if err := certs.IssueAnalyst(data, analyst, out, secret, analystLife(data)); err != nil {
+	if err := certs.IssueAnalyst(data, analyst, out, secret, time.Duration(livesBelow(data).Analyst)); err != nil {
 		return err
 	}
 	recordIssue(cmd.ErrOrStderr(), data, audit.Entry{Analyst: string(analyst)}, filepath.Join(out, certs.AnalystCert))
@@ -104,13 +104,13 @@ analyst, keep its modes, and there, for a listener with client_auth = "cert"
 	return nil
 }
 
-// analystLife is as the relay's configuration says, where there is one.
-func analystLife(data string) time.Duration {
+// livesBelow is as the relay's configuration says, where there is one.
+func livesBelow(data string) broker.CertsConfig {
 	cfg := broker.DefaultConfig()
 	if loaded, err := loadConfig(filepath.Join(data, "relay.toml")); err == nil {
 		cfg = loaded
 	}
-	return time.Duration(cfg.Certs.Analyst)
+	return cfg.Certs
 }
 
 // recordIssue notes a certificate that was made.
