@@ -45,11 +45,8 @@ func (q *queue) resume(position wire.PacketNumber, window uint32) error {
 		return fmt.Errorf("%w: relay sent a hello-ack without a hello", wire.ErrMalformed)
 	}
 	ep := q.epochs[0]
-	if ep.crashed && position > ep.everSentTo() {
-		q.concede(ep, position)
-	}
-	if position < ep.acked || position > ep.everSentTo() {
-		return fmt.Errorf("%w: relay wants packet %d, we have %d to %d", wire.ErrMalformed, position, ep.acked, ep.everSentTo())
+	if most := q.concede(ep, position); position < ep.acked || position > most {
+		return fmt.Errorf("%w: relay wants packet %d, we have %d to %d", wire.ErrMalformed, position, ep.acked, most)
 	}
 	ep.waiting = false
 	q.window = int(min(window, 1<<30))

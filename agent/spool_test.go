@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"poip/agent/capture"
+	"poip/internal/journal"
 	"poip/internal/transport"
 	"poip/internal/wire"
 )
@@ -298,13 +299,23 @@ func TestOverflowOfTheSpool(t *testing.T) {
 				if status.Lost[wire.CauseSpoolOverflow] != uint64(lost) || status.Acknowledged != uint64(len(ep.packets)) {
 					t.Errorf("status %+v, gaps have %d", status, lost)
 				}
-				if overflow == OverflowDropOldest {
-					checkNumbered(t, ep.packets, lost, all-lost)
-				} else {
-					checkNumbered(t, ep.packets, 0, all-lost)
+				checkAround(t, ep, all)
+				if oldest := ep.gaps[0].First == 0; oldest != (overflow == OverflowDropOldest) {
+					t.Errorf("gaps %+v", ep.gaps)
 				}
 			})
 		})
+	}
+}
+
+// checkAround holds what arrived of numbered packets against the gaps.
+func checkAround(t *testing.T, ep *fakeEpoch, all int) {
+	t.Helper()
+	at, got := 0, ep.packets
+	for _, g := range append(ep.gaps, wire.Gap{First: wire.PacketNumber(all)}) {
+		n := int(g.First) - at
+		checkNumbered(t, got[:min(n, len(got))], at, n)
+		at, got = int(g.Next()), got[n:]
 	}
 }
 
@@ -480,6 +491,150 @@ func TestAnHourWithoutARelay(t *testing.T) {
 		closes(t, during)
 		if len(relay.dialed) > 3600/5 {
 			t.Errorf("dialed %d times in an hour", len(relay.dialed))
+		}
+	})
+}
+
+// TestAFullDiskCostsWhatDoesNotFitIntoMemory: that is counted, and when there is
+// room again everything goes on by itself.
+func TestAFullDiskCostsWhatDoesNotFitIntoMemory(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		var full atomic.Bool
+		var during, later StreamStatus
+		var a *Agent
+		ctx, stop := context.WithCancel(t.Context())
+		a = s.agent(func(sink capture.Sink) {
+			s.down.Store(true)
+			paced(sink, 0, 5000)
+			full.Store(true)
+			paced(sink, 5000, 10000) // 14 MB, into what is left of 4 MiB of memory
+			time.Sleep(10 * time.Second)
+			during = spooled(a)
+			full.Store(false)
+			time.Sleep(10 * time.Second)
+			paced(sink, 15000, 10000)
+			later = spooled(a)
+			s.down.Store(false)
+			time.Sleep(time.Minute)
+			stop()
+		})
+		a.files = func(dir string) journal.FS { return newTestDisk(t, dir, &full) }
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		lost := during.Lost[wire.CauseSpoolOverflow]
+		if during.Spool.Trouble == "" || lost == 0 || during.QueuedBytes > 5<<20 {
+			t.Errorf("while the disk is full: %+v, %+v", during, during.Spool)
+		}
+		if later.Spool.Trouble != "" || later.LostPackets() != lost {
+			t.Errorf("when there is room again: %+v, %+v", later, later.Spool)
+		}
+		ep := relay.stream("s/eth0").epochs[0]
+		if len(ep.gaps) != 1 || ep.gaps[0].Count != lost || len(ep.packets) != 25000-int(lost) {
+			t.Fatalf("%d packets arrived, gaps %+v, %d lost", len(ep.packets), ep.gaps, lost)
+		}
+		g := ep.gaps[0]
+		checkNumbered(t, ep.packets[:g.First], 0, int(g.First))
+		checkNumbered(t, ep.packets[g.First:], int(g.Next()), 25000-int(g.Next()))
+		closes(t, spooled(a))
+	})
+}
+
+// TestWithoutAFolderThereIsMemory: the trouble is told, and packets go on.
+func TestWithoutAFolderThereIsMemory(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		s.data = filepath.Join(s.data, "file")
+		if err := os.WriteFile(s.data, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+			paced(sink, 0, 1000)
+			stop()
+		})
+		checkNumbered(t, relay.stream("s/eth0").epochs[0].packets, 0, 1000)
+		if status := spooled(a); status.Spool == nil || status.Spool.Trouble == "" {
+			t.Errorf("status %+v", status)
+		}
+	})
+}
+
+// TestARelayMayHaveMoreThanItAcknowledged, when the agent begins anew.
+func TestARelayMayHaveMoreThanItAcknowledged(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		world(t, func(t *testing.T, relay *fakeRelay) {
+			s := newSensor(t, relay)
+			relay.Hold, relay.Ack.Window = true, 1<<20
+			var left string
+			s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 0, 5000)
+				time.Sleep(10 * time.Second)
+				left = snapshot(t, s.data)
+				stop()
+			})
+			if crash {
+				s.data = left
+			}
+			relay.Hold = false
+			before := len(relay.stream("s/eth0").epochs[0].packets)
+			a := s.run(func(_ capture.Sink, stop context.CancelFunc) {
+				time.Sleep(time.Minute)
+				stop()
+			})
+			ep := relay.stream("s/eth0").epochs[0]
+			if before == 0 || before == 5000 {
+				t.Fatalf("the relay had %d packets before", before)
+			}
+			checkNumbered(t, ep.packets, 0, 5000)
+			if gaps := len(ep.gaps); crash != (gaps == 1) {
+				t.Errorf("gaps %+v", ep.gaps)
+			}
+			status := spooled(a)
+			closes(t, status)
+			if status.Queued != 0 || status.Acknowledged != 5000 {
+				t.Errorf("status %+v", status)
+			}
+		})
+	}
+}
+
+// TestACaptureThatIsOpenedAnewHasAGap of unknown count, bounded by the last packet
+// and the first moment of the new run.
+func TestACaptureThatIsOpenedAnewHasAGap(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		ctx, stop := context.WithCancel(t.Context())
+		runs := 0
+		var again time.Time
+		a := testAgent(t, relay, map[string]capture.Source{"eth0": sourceFunc(func(ctx context.Context, open func(capture.Info) capture.Sink) error {
+			runs++
+			again = time.Now()
+			sink := open(ethernet)
+			packets(sink, 10*runs, 10, 60)
+			if runs == 1 {
+				open(ethernet) // a new section of what a command writes: nothing is missing
+				packets(sink, 20, 0, 60)
+				return errors.New("something broke")
+			}
+			stop()
+			<-ctx.Done()
+			return ctx.Err()
+		})})
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		eps := relay.stream("s/eth0").epochs
+		for i, ep := range eps[:len(eps)-1] {
+			if len(ep.gaps) != 0 {
+				t.Errorf("epoch %d has gaps %+v", i, ep.gaps)
+			}
+		}
+		g := eps[len(eps)-1].gaps
+		if len(g) != 1 || g[0].Count != 0 || g[0].First != 0 || g[0].Cause != wire.CauseCaptureRestart || g[0].Latest != again.UnixNano() || g[0].Earliest == 0 {
+			t.Errorf("gaps %+v", g)
+		}
+		if status := a.Status()[0]; status.Unknown[wire.CauseCaptureRestart] != 1 {
+			t.Errorf("status %+v", status)
 		}
 	})
 }

@@ -197,19 +197,24 @@ func (q *queue) intoStretch(ep *epoch, it *item) {
 	q.recycle(it)
 }
 
-// concede takes that a relay has more of a crashed epoch than the spool: the
-// agent died before it was on disk.
-func (q *queue) concede(ep *epoch, position wire.PacketNumber) {
+// concede returns up to where a relay may have an epoch. Of one that was
+// recovered it may have more than this run of the agent has sent; of one that
+// was cut short, more than there is on disk, and then the epoch ends there.
+func (q *queue) concede(ep *epoch, position wire.PacketNumber) (most wire.PacketNumber) {
+	if !ep.recovered || position <= ep.everSentTo() {
+		return ep.everSentTo()
+	}
 	for ep.fresh != nil && ep.fresh.count > 0 && ep.fresh.after() <= position {
 		q.sentSize += ep.fresh.size()
 		ep.fresh = ep.fresh.next
 	}
-	if ep.fresh == nil || ep.fresh.count == 0 { // the gap that the crash has left
-		ep.next = max(ep.next, position)
-		for it := ep.fresh; it != nil; it = it.next {
-			it.first = ep.next
+	if ep.crashed && position > ep.next {
+		ep.next = position
+		for it := ep.fresh; it != nil; it = it.next { // the gap that the crash has left
+			it.first = position
 		}
 	}
+	return ep.next
 }
 
 // standing says up to where each epoch is acknowledged, oldest first, for what
