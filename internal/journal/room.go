@@ -154,6 +154,11 @@ func (j *Journal) replaceLast() {
 func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.keep(bytes, since)
+}
+
+// keep is Keep, for holders of mu.
+func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
 	size := j.sizeOf()
 	for size-freed > bytes && len(j.kept) > 0 {
 		freed += j.expel()
