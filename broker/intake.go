@@ -203,6 +203,7 @@ func (s *session) greet(payload []byte) error {
 	if err != nil {
 		return err
 	}
+	hello.Interface, hello.Agent = legible(hello.Interface), legible(hello.Agent)
 	if s.stream != nil && hello.Stream != s.stream.name.String() {
 		return refuse(wire.CodeProtocol, "another stream than %s in its conversation", s.stream.name)
 	}

@@ -269,19 +269,11 @@ func TestSensorCannotTakeAnothersName(t *testing.T) {
 // name.
 func helloAs(t *testing.T, w *world, sensor, relayURL, stream string) transport.Conn {
 	t.Helper()
-	keypair, err := certs.LoadKeypair(w.path(sensor, certs.SensorCert), w.path(sensor, certs.SensorKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	relays, err := certs.LoadAuthorities(w.path(sensor, certs.CAFile))
-	if err != nil {
-		t.Fatal(err)
-	}
 	endpoint, err := transport.ParseEndpoint(relayURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialer := &transport.Dialer{TLS: certs.AgentTLS(keypair, relays, "localhost")}
+	dialer := w.dialer(sensor)
 	t.Cleanup(func() { dialer.Close() })
 	conn, err := dialer.Open(t.Context(), endpoint)
 	if err != nil {
@@ -296,6 +288,20 @@ func helloAs(t *testing.T, w *world, sensor, relayURL, stream string) transport.
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// dialer is a sensor's way to its relay.
+func (w *world) dialer(sensor string) *transport.Dialer {
+	w.t.Helper()
+	keypair, err := certs.LoadKeypair(w.path(sensor, certs.SensorCert), w.path(sensor, certs.SensorKey))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	relays, err := certs.LoadAuthorities(w.path(sensor, certs.CAFile))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &transport.Dialer{TLS: certs.AgentTLS(keypair, relays, "localhost")}
 }
 
 // readRefusal reads the relay's answer, which has to be one.
