@@ -240,7 +240,7 @@ func TestRosterRemembersWhoWasSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if s := r.Sensors["branch-7"]; !r.Online("branch-7", now) || s.Streams["eth0"] != "live" || s.Agent != "agent \x1b 1" || s.Remote == "" || now.Sub(s.Last) > time.Minute {
+	if s := r.Sensors["branch-7"]; !r.Online("branch-7", now) || s.Streams["eth0"] != "live" || s.Agent != "agent \ufffd 1" || s.Remote == "" || now.Sub(s.Last) > time.Minute {
 		t.Errorf("seen as %+v", s)
 	}
 	if r.Online("gone", now) || r.Sensors["gone"].Last.Unix() != 1 {
