@@ -79,17 +79,25 @@ func actualImports(t *testing.T) map[string][]string {
 	return imports
 }
 
-// TestRelayLeavesDangerOut: the relay dissects nothing, offers no profiler and
-// speaks no HTTP/3, and so carries none of that code.
-func TestRelayLeavesDangerOut(t *testing.T) {
-	deps := goList(t, "{{.ImportPath}}", "-deps", "./cmd/poip-relay")
-	for _, path := range []string{"net/http/pprof", "github.com/gopacket/gopacket/layers", "github.com/quic-go/quic-go/http3", "poip/agent/capture"} {
-		if slices.Contains(deps, path) {
-			t.Errorf("poip-relay carries %s", path)
+// TestProgramsLeaveDangerOut: neither program dissects packets, offers a
+// profiler or speaks HTTP/3, and so carries none of that code; and the relay
+// has no way to capture.
+func TestProgramsLeaveDangerOut(t *testing.T) {
+	for command, has := range map[string]string{"./cmd/poip-relay": "poip/broker", "./cmd/poip-agent": "poip/agent"} {
+		deps := goList(t, "{{.ImportPath}}", "-deps", command)
+		for _, path := range []string{"net/http/pprof", "expvar", "github.com/quic-go/quic-go/http3", "plugin"} {
+			if slices.Contains(deps, path) {
+				t.Errorf("%s carries %s", command, path)
+			}
 		}
-	}
-	if !slices.Contains(deps, "poip/broker") {
-		t.Error("the list of dependencies lacks poip/broker: it proves nothing")
+		for _, path := range deps {
+			if strings.Contains(path, "gopacket") || command == "./cmd/poip-relay" && path == "poip/agent/capture" {
+				t.Errorf("%s carries %s", command, path)
+			}
+		}
+		if !slices.Contains(deps, has) {
+			t.Errorf("the list of dependencies lacks %s: it proves nothing", has)
+		}
 	}
 }
 
