@@ -85,7 +85,7 @@ func actualImports(t *testing.T) map[string][]string {
 func TestProgramsLeaveDangerOut(t *testing.T) {
 	for command, has := range map[string]string{"./cmd/poip-relay": "poip/broker", "./cmd/poip-agent": "poip/agent"} {
 		deps := goList(t, "{{.ImportPath}}", "-deps", command)
-		for _, path := range []string{"net/http/pprof", "expvar", "github.com/quic-go/quic-go/http3", "plugin"} {
+		for _, path := range []string{"net/http/pprof", "github.com/quic-go/quic-go/http3", "plugin"} {
 			if slices.Contains(deps, path) {
 				t.Errorf("%s carries %s", command, path)
 			}
