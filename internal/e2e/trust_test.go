@@ -67,28 +67,33 @@ func slowly(t *testing.T, what string, holds func() bool) {
 // without guard.renew moving the session to the new certificate, it breaks.
 func TestCertificateIsRenewedMidSession(t *testing.T) {
 	t.Parallel()
-	overBoth(t, func(t *testing.T, scheme string) {
-		t.Parallel()
-		w := newWorld(t, "branch-7")
-		end := w.shortLived("branch-7", shortLife)
-		r := w.startRelay(w.relayTOML(fmt.Sprintf("[relay.certs]\nsensor = %q\n", shortLife), listenerTOML{"plain", "", plainOldest}))
-		f := w.startFeed(r, "branch-7", scheme)
+	w := newWorld(t, "over-tls", "over-quic")
+	w.shortLived("over-tls", shortLife)
+	end := w.shortLived("over-quic", shortLife)
+	r := w.startRelay(w.relayTOML(fmt.Sprintf("[relay.certs]\nsensor = %q\n", shortLife), listenerTOML{"plain", "", plainOldest}))
+	feeds := []*feed{w.startFeed(r, "over-tls", "tls"), w.startFeed(r, "over-quic", "quic")}
+	for _, f := range feeds {
 		f.packet()
 		slowly(t, "the certificate is renewed", func() bool { return f.count(says("certificate renewed")) > 0 })
-		slowly(t, "the first one has expired", func() bool { return time.Now().After(end.Add(3 * time.Second)) })
+	}
+	slowly(t, "the first ones have expired", func() bool { return time.Now().After(end.Add(3 * time.Second)) })
+	for _, f := range feeds {
 		f.packet()
-		eventually(t, "packets pass after the end of the first certificate", func() bool { return r.metric("poip_relay_received_packets_total") == 2 })
+	}
+	eventually(t, "packets pass after the end of the first certificates", func() bool { return r.metric("poip_relay_received_packets_total") == 4 })
+	for i, f := range feeds {
 		if n := f.count(says("connected to relay")); n != 1 {
 			t.Errorf("connected %d times, want 1", n)
 		}
-		if left := time.Until(time.Unix(int64(r.metric("poip_relay_sensor_certificate_expiry_timestamp_seconds")), 0)); left <= 0 {
-			t.Errorf("the relay goes by a certificate that has ended %s ago", -left)
+		label := []string{`sensor="over-tls"`, `sensor="over-quic"`}[i]
+		if left := time.Until(time.Unix(int64(r.metric("poip_relay_sensor_certificate_expiry_timestamp_seconds", label)), 0)); left <= 0 {
+			t.Errorf("%s: the relay goes by a certificate that has ended %s ago", label, -left)
 		}
 		f.stdin.Close()
 		if code := f.wait(patience); code != 0 {
 			t.Errorf("the agent ended with %d", code)
 		}
-	})
+	}
 }
 
 // TestExpiredSessionEndsAndItsDataIsKept: a relay that cannot sign. The sensor
@@ -97,25 +102,36 @@ func TestCertificateIsRenewedMidSession(t *testing.T) {
 // restart. Without guard.watch the session goes on for ever.
 func TestExpiredSessionEndsAndItsDataIsKept(t *testing.T) {
 	t.Parallel()
-	overBoth(t, func(t *testing.T, scheme string) {
-		t.Parallel()
-		w := newWorld(t, "branch-7")
-		end := w.shortLived("branch-7", shortLife)
-		key, hidden := w.path("relay", certs.CAKey), w.path("relay", "elsewhere")
-		if err := os.Rename(key, hidden); err != nil {
-			t.Fatal(err)
-		}
-		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", "format = \"pcap-ns\"\n" + plainOldest}))
-		f := w.startFeed(r, "branch-7", scheme)
+	w := newWorld(t, "over-tls", "over-quic")
+	sensors := []string{"over-tls", "over-quic"}
+	ends := []time.Time{w.shortLived("over-tls", shortLife), w.shortLived("over-quic", shortLife)}
+	key, hidden := w.path("relay", certs.CAKey), w.path("relay", "elsewhere")
+	if err := os.Rename(key, hidden); err != nil {
+		t.Fatal(err)
+	}
+	each := "listen = \"127.0.0.1:0\"\nformat = \"pcap-ns\"\nallow = [\"127.0.0.0/8\"]\nstart = \"oldest\"\n"
+	r := w.startRelay(w.relayTOML("") +
+		"[[relay.listener]]\nname = \"over-tls\"\nstreams = [\"over-tls/*\"]\n" + each +
+		"[[relay.listener]]\nname = \"over-quic\"\nstreams = [\"over-quic/*\"]\n" + each)
+	feeds := []*feed{w.startFeed(r, "over-tls", "tls"), w.startFeed(r, "over-quic", "quic")}
+	received := func(sensor string) float64 {
+		return r.metric("poip_relay_received_packets_total", fmt.Sprintf("sensor=%q", sensor))
+	}
+	for i, f := range feeds {
 		f.packet()
-		eventually(t, "the first packet arrives", func() bool { return r.metric("poip_relay_received_packets_total") == 1 })
+		eventually(t, "the first packet arrives", func() bool { return received(sensors[i]) == 1 })
+	}
+	for _, f := range feeds {
 		for _, warning := range []string{"certificate is not renewed; trying again", "certificate expires soon and is not renewed"} {
 			slowly(t, warning, func() bool { return f.count(says(warning)) > 0 })
 		}
-
-		slowly(t, "the session is ended", func() bool { return r.count(says("sending away")) > 0 })
-		if late := time.Since(end); late < 0 || late > 15*time.Second { // 5 s, and what a loaded machine adds
-			t.Errorf("ended %s after the certificate", late)
+	}
+	for i, f := range feeds {
+		away := func(l logLine) bool { return l["msg"] == "sending away" && l["who"] == "sensor "+sensors[i] }
+		slowly(t, "the session is ended", func() bool { return r.count(away) > 0 })
+		at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(r.waitLog(away)["time"]))
+		if late := at.Sub(ends[i]); err != nil || late < 0 || late > 15*time.Second { // 5 s, and what a loaded machine adds
+			t.Errorf("%s: ended %s after the certificate, %v", sensors[i], late, err)
 		}
 		f.waitMessage("certificate has expired: no relay takes it, and what is captured is kept as far as there is room")
 		f.waitLog(func(l logLine) bool {
@@ -124,21 +140,23 @@ func TestExpiredSessionEndsAndItsDataIsKept(t *testing.T) {
 		for range 3 {
 			f.packet()
 		}
-		if n := r.metric("poip_relay_received_packets_total"); n != 1 {
+		if n := received(sensors[i]); n != 1 {
 			t.Errorf("%v packets came with an expired certificate", n)
 		}
+	}
 
-		if err := os.Rename(hidden, key); err != nil {
-			t.Fatal(err)
-		}
-		w.shortLived("branch-7", time.Hour) // as joining anew does
-		slowly(t, "what was kept is delivered", func() bool { return r.metric("poip_relay_received_packets_total") == 4 })
-		expect(t, dial(t, r.address("plain")), append(pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true), f.sent...))
+	if err := os.Rename(hidden, key); err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range feeds {
+		w.shortLived(sensors[i], time.Hour) // as joining anew does
+		slowly(t, "what was kept is delivered", func() bool { return received(sensors[i]) == 4 })
+		expect(t, dial(t, r.address(sensors[i])), append(pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true), f.sent...))
 		f.stdin.Close()
 		if code := f.wait(patience); code != 0 {
 			t.Errorf("the agent ended with %d", code)
 		}
-	})
+	}
 }
 
 // TestAuthorityIsRotated: two steps, in which no session breaks; then the old
