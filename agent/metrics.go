@@ -47,7 +47,6 @@ func (m meter) Collect(out chan<- prometheus.Metric) {
 		s.collect(out)
 	}
 	m.agent.Renewal.collect(out)
-	m.agent.Renewal.collect(out)
 	for _, c := range m.agent.Captures() {
 		gauge(out, metricRunning, one(c.State == CaptureRunning), c.Name)
 	}
