@@ -82,6 +82,7 @@ func (a *Archive) inspect() error {
 		s := &segment{
 			header:     x.header,
 			name:       x.found.name,
+			seed:       x.found.name.seed(),
 			generation: x.header.generation,
 			noPackets:  x.header.flags&flagNoPackets != 0,
 			complete:   true,

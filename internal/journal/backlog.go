@@ -10,6 +10,10 @@ import (
 // most writes.
 const chunkLen = 1 << 20
 
+// mostSpare is how many chunks are kept for what will come, until the journal
+// rests.
+const mostSpare = 16
+
 // A backlog is what was appended and is not durable: items, and the bytes of
 // their records in chunks. It is kept until the disk has confirmed it, since
 // what a failed fsync leaves behind has to be written again elsewhere.

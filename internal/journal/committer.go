@@ -2,15 +2,12 @@ package journal
 
 import (
 	"fmt"
-	"os"
 	"time"
-
-	"poip/internal/pcap"
 )
 
 const (
 	// mostRound bounds what one round writes before it syncs, in bytes.
-	mostRound = 16 << 20
+	mostRound = 8 << 20
 
 	// mostGather bounds the entries that are written at once.
 	mostGather = 512
@@ -164,131 +161,6 @@ func (c *committer) obey() error {
 	return nil
 }
 
-// write writes the items before serial number target, or as many as a round
-// may.
-func (c *committer) write(target uint64) error {
-	j := c.j
-	for first := j.written.bytes; j.written.bytes-first < mostRound; {
-		j.mu.Lock()
-		n := min(target-min(target, j.written.serial), mostGather)
-		c.items = j.backlog.from(c.items[:0], j.written.serial, int(n))
-		j.mu.Unlock()
-		if len(c.items) == 0 {
-			break
-		}
-		if err := c.writeItems(c.items); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *committer) writeItems(items []item) error {
-	for len(items) > 0 {
-		if items[0].begin != nil {
-			if err := c.begin(&items[0]); err != nil {
-				return err
-			}
-			items = items[1:]
-			continue
-		}
-		if c.j.tail == nil || c.full(&items[0], 0) {
-			if err := c.roll(); err != nil {
-				return err
-			}
-			if err := c.open(c.j.written); err != nil {
-				return err
-			}
-		}
-		n := c.fit(items)
-		if err := c.append(items[:n]); err != nil {
-			return err
-		}
-		items = items[n:]
-	}
-	return nil
-}
-
-// begin opens the segment that an item asks for.
-func (c *committer) begin(it *item) error {
-	if err := c.roll(); err != nil {
-		return err
-	}
-	p := it.place(c.j.written)
-	if err := c.open(p); err != nil {
-		return err
-	}
-	c.j.mu.Lock()
-	defer c.j.mu.Unlock()
-	c.j.written = p
-	return nil
-}
-
-// full says whether an item, after so many bytes more, belongs into the next
-// segment.
-func (c *committer) full(it *item, more int64) bool {
-	s := c.j.tail
-	if s.sum.entries == 0 && more == 0 {
-		return false
-	}
-	if s.bytes()+more+2*entryLen+int64(it.entry.length) > c.j.o.Segment {
-		return true
-	}
-	return c.j.o.Age > 0 && time.Since(s.began) > c.j.o.Age
-}
-
-// fit is how many items can be written at once; the first can.
-func (c *committer) fit(items []item) int {
-	bytes := int64(0)
-	for n := range items {
-		it := &items[n]
-		if it.begin != nil || n > 0 && c.full(it, bytes) {
-			return n
-		}
-		bytes += int64(it.entry.length) + entryLen
-	}
-	return len(items)
-}
-
-// append writes items to the tail.
-func (c *committer) append(items []item) error {
-	j, s := c.j, c.j.tail
-	offset := s.sum.size
-	c.entries = c.entries[:0]
-	for i := range items {
-		e := &items[i].entry
-		e.offset = uint32(offset)
-		offset += int64(e.length)
-		if e.flags &^= flagConfirmed; i == 0 && c.flag {
-			e.flags |= flagConfirmed
-		}
-		c.entries = append(c.entries, make([]byte, entryLen)...)
-		e.put(c.entries[i*entryLen:], s.name)
-	}
-	j.mu.Lock()
-	at := items[0].at
-	c.pieces = j.backlog.bytes(c.pieces[:0], at, at+offset-s.sum.size)
-	j.mu.Unlock()
-	at = s.sum.size
-	for _, piece := range c.pieces {
-		if _, err := c.packets.WriteAt(piece, at); err != nil {
-			return fmt.Errorf("write packets: %w", err)
-		}
-		at += int64(len(piece))
-	}
-	if _, err := c.index.WriteAt(c.entries, headerLen+s.sum.entries*entryLen); err != nil {
-		return fmt.Errorf("write index: %w", err)
-	}
-	c.flag = false
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for i := range items {
-		s.sum.add(&items[i].entry)
-		j.written = items[i].place(j.written)
-	}
-	return nil
-}
-
 // open makes the segment that begins at p.
 func (c *committer) open(p place) error {
 	j := c.j
@@ -310,7 +182,7 @@ func (c *committer) open(p place) error {
 	if err != nil {
 		return err
 	}
-	s := &segment{header: h, name: h.name(), began: time.Now(), from: h.first, sum: h.summary()}
+	s := &segment{header: h, name: h.name(), seed: h.name().seed(), began: time.Now(), from: h.first, sum: h.summary()}
 	c.packets, c.index = packets, index
 	c.fresh, c.flag, c.confirmed = true, false, s.sum
 	j.mu.Lock()
@@ -318,36 +190,6 @@ func (c *committer) open(p place) error {
 	j.segments = append(j.segments, s)
 	j.tail = s
 	return nil
-}
-
-// createSegment makes the files of a segment that is empty.
-func createSegment(fsys FS, h *header) (packets, index File, err error) {
-	n := h.name()
-	packets, err = create(fsys, n.packets(h.generation), pcap.AppendFileHeader(nil, h.epoch.LinkType, h.epoch.Snaplen, true))
-	if err != nil {
-		return nil, nil, err
-	}
-	index, err = create(fsys, n.index(), h.append(nil))
-	if err != nil {
-		packets.Close()
-		fsys.Remove(n.packets(h.generation)) // a leftover is dealt with when the journal is opened
-		return nil, nil, err
-	}
-	return packets, index, nil
-}
-
-// create makes a file that begins with b.
-func create(fsys FS, name string, b []byte) (File, error) {
-	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make segment: %w", err)
-	}
-	if _, err := f.WriteAt(b, 0); err != nil {
-		f.Close()
-		fsys.Remove(name)
-		return nil, fmt.Errorf("begin segment: %w", err)
-	}
-	return f, nil
 }
 
 // confirm has the disk confirm what was written.
@@ -364,7 +206,7 @@ func (c *committer) confirm() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.durable = j.written
-	j.backlog.forget(&j.durable, int(j.o.Batch/chunkLen)+2)
+	j.backlog.forget(&j.durable, mostSpare)
 	return nil
 }
 
@@ -372,12 +214,17 @@ func (c *committer) sync() error {
 	if c.j.o.NoSync {
 		return nil
 	}
+	packets := make(chan error, 1)
 	if c.fresh || c.confirmed.size != c.j.tail.sum.size {
-		if err := c.packets.Sync(); err != nil {
-			return fmt.Errorf("sync packets: %w", err)
-		}
+		go func(f File) { packets <- f.Sync() }(c.packets) // at once, so that the file system commits once
+	} else {
+		packets <- nil
 	}
-	if err := c.index.Sync(); err != nil {
+	err := c.index.Sync()
+	if failed := <-packets; failed != nil {
+		return fmt.Errorf("sync packets: %w", failed)
+	}
+	if err != nil {
 		return fmt.Errorf("sync index: %w", err)
 	}
 	if c.fresh {
@@ -435,20 +282,6 @@ func (c *committer) roll() error {
 	j.tail = nil
 	j.mend(s)
 	return nil
-}
-
-// writeSeal appends the seal to an index whose entries are all confirmed.
-func writeSeal(index File, n name, sum *summary, noSync bool) error {
-	var b [entryLen]byte
-	e := sum.seal()
-	e.put(b[:], n)
-	if _, err := index.WriteAt(b[:], headerLen+sum.entries*entryLen); err != nil {
-		return err
-	}
-	if noSync {
-		return nil
-	}
-	return index.Sync()
 }
 
 // end is the last thing that a committer does.

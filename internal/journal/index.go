@@ -166,8 +166,9 @@ func (e *entry) ordinalAfter() uint64 {
 	return e.ordinal
 }
 
-// put writes the entry to the entryLen bytes of b.
-func (e *entry) put(b []byte, n name) {
+// put writes the entry to the entryLen bytes of b, for the segment that has the
+// seed.
+func (e *entry) put(b []byte, seed uint32) {
 	le := binary.LittleEndian
 	b = b[:entryLen]
 	b[0], b[1] = byte(e.kind), e.flags
@@ -183,26 +184,28 @@ func (e *entry) put(b []byte, n name) {
 	le.PutUint64(b[48:], e.ordinal)
 	le.PutUint32(b[56:], e.offset)
 	le.PutUint32(b[60:], e.length)
-	le.PutUint32(b[4:], entryCRC(b, n))
+	le.PutUint32(b[4:], entryCRC(b, seed))
 }
 
-// entryCRC covers the segment's number and epoch as well, so that an entry of
-// another file is none of this one.
-func entryCRC(b []byte, n name) uint32 {
-	var id [24]byte
-	binary.LittleEndian.PutUint64(id[:], n.seq)
-	copy(id[8:], n.epoch[:])
-	crc := crc32.Update(0, castagnoli, id[:])
-	crc = crc32.Update(crc, castagnoli, b[:4])
+// entryCRC covers the segment's number and epoch as well, by its seed, so that
+// an entry of another file is none of this one.
+func entryCRC(b []byte, seed uint32) uint32 {
+	crc := crc32.Update(seed, castagnoli, b[:4])
 	return crc32.Update(crc, castagnoli, b[8:entryLen])
 }
 
-// parseEntry reads an entry of the index of segment n, and checks what can be
-// checked without its neighbors.
-func parseEntry(b []byte, n name) (e entry, ok bool) {
+// seed is the CRC-32C of the segment's number and epoch.
+func (n name) seed() uint32 {
+	b := binary.LittleEndian.AppendUint64(nil, n.seq)
+	return crc32.Update(0, castagnoli, append(b, n.epoch[:]...))
+}
+
+// parseEntry reads an entry of the index of the segment that has the seed, and
+// checks what can be checked without its neighbors.
+func parseEntry(b []byte, seed uint32) (e entry, ok bool) {
 	le := binary.LittleEndian
 	b = b[:entryLen]
-	if le.Uint32(b[4:]) != entryCRC(b, n) {
+	if le.Uint32(b[4:]) != entryCRC(b, seed) {
 		return e, false
 	}
 	e = entry{

@@ -87,6 +87,7 @@ func (j *Journal) restore(x *examination) (*segment, error) {
 	s := &segment{
 		header:     x.header,
 		name:       x.found.name,
+		seed:       x.found.name.seed(),
 		began:      time.Now(),
 		generation: x.header.generation,
 		noPackets:  x.header.flags&flagNoPackets != 0,
@@ -141,7 +142,7 @@ func (j *Journal) conclude(s *segment, x *examination) error {
 	}
 	for i := x.intact; i < len(x.entries); i++ {
 		var b [entryLen]byte
-		x.entries[i].put(b[:], s.name)
+		x.entries[i].put(b[:], s.seed)
 		if _, err := index.WriteAt(b[:], headerLen+int64(i)*entryLen); err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func (m *remake) writeIndex() error {
 		return err
 	}
 	defer f.Close()
-	b := make([]byte, 0, indexPiece)
+	b, seed := make([]byte, 0, indexPiece), n.seed()
 	at := int64(headerLen)
 	flush := func() error {
 		_, err := f.WriteAt(b, at)
@@ -122,7 +122,7 @@ func (m *remake) writeIndex() error {
 		e := m.entries[i]
 		e.flags &^= flagConfirmed
 		b = append(b, make([]byte, entryLen)...)
-		e.put(b[len(b)-entryLen:], n)
+		e.put(b[len(b)-entryLen:], seed)
 		if len(b) == indexPiece {
 			if err := flush(); err != nil {
 				return fmt.Errorf("write index: %w", err)
@@ -132,7 +132,7 @@ func (m *remake) writeIndex() error {
 	m.sum.entries = int64(len(m.entries))
 	e := m.sum.seal()
 	b = append(b, make([]byte, entryLen)...)
-	e.put(b[len(b)-entryLen:], n)
+	e.put(b[len(b)-entryLen:], seed)
 	if err := flush(); err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}

@@ -13,6 +13,7 @@ type segment struct {
 	// Set once.
 	header header
 	name   name
+	seed   uint32 // of its entries
 	began  time.Time
 	from   wire.PacketNumber // numbers from here to the first are missing; mostly none
 

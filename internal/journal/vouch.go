@@ -1,0 +1,137 @@
+package journal
+
+import (
+	"bytes"
+	"os"
+
+	"poip/internal/pcap"
+)
+
+// open opens the files, and reads their headers or makes up for them.
+func (x *examination) open() {
+	n, ok := x.found.name, false
+	if x.found.index {
+		var err error
+		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); err != nil {
+			x.problem("open index: %w", err)
+			x.index = nil
+		} else {
+			b := make([]byte, headerLen)
+			x.index.ReadAt(b, 0)
+			x.header, ok = parseHeader(b, n)
+		}
+	}
+	if !ok {
+		x.problem("the index is missing, or its header is damaged")
+		x.reindex = true
+		x.header = x.missingHeader()
+	}
+	if x.header.flags&flagNoPackets != 0 {
+		return
+	}
+	var err error
+	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); err != nil {
+		x.problem("open packets: %w", err)
+		x.packets, x.repack = nil, true
+		return
+	}
+	if info, err := x.packets.Stat(); err == nil {
+		x.size = info.Size()
+	}
+	x.readFileHeader(ok)
+}
+
+// missingHeader is what can be known of a segment without its index.
+func (x *examination) missingHeader() header {
+	n, p := x.found.name, x.before
+	h := header{seq: n.seq, first: n.first, ordinal: p.ordinal, arrival: p.arrival}
+	h.epoch = Epoch{ID: n.epoch, LinkType: pcap.LinkEthernet, Snaplen: pcap.MaxCaptured}
+	if p.epoch != nil && p.epoch.ID == n.epoch {
+		h.epoch, h.latest = *p.epoch, p.latest
+	}
+	if g := x.found.generations; len(g) > 0 {
+		h.generation = g[len(g)-1]
+	}
+	return h
+}
+
+// readFileHeader compares the header of the pcap file with the index's, or
+// takes over what it says.
+func (x *examination) readFileHeader(known bool) {
+	b := make([]byte, pcap.FileHeaderLen)
+	x.packets.ReadAt(b, 0)
+	e := &x.header.epoch
+	if !known {
+		link, snaplen := pcap.LinkType(uint16(b[20])|uint16(b[21])<<8), uint32(b[16])|uint32(b[17])<<8|uint32(b[18])<<16|uint32(b[19])<<24
+		if bytes.Equal(b, pcap.AppendFileHeader(nil, link, snaplen, true)) {
+			e.LinkType, e.Snaplen = link, snaplen
+			return
+		}
+	}
+	if !bytes.Equal(b, pcap.AppendFileHeader(nil, e.LinkType, e.Snaplen, true)) {
+		x.problem("the header of the pcap file is damaged")
+		x.repack = true
+	}
+}
+
+// vouch says whether the seal vouches for the segment, so that nothing else
+// has to be read.
+func (x *examination) vouch() bool {
+	if x.reindex || x.repack || x.whole || x.index == nil {
+		return false
+	}
+	n := x.entriesInFile()
+	var b [entryLen]byte
+	if n == 0 || !x.readEntry(b[:], n-1) {
+		return false
+	}
+	e, ok := parseEntry(b[:], x.found.name.seed())
+	if !ok || e.kind != seal || e.first < x.header.first || e.ordinal < x.header.ordinal || x.limited && e.first > x.limit {
+		return false
+	}
+	if x.packets != nil && x.size != int64(e.offset) {
+		return false
+	}
+	x.sum, x.vouched = unseal(&e, n-1), true
+	if x.readEntry(b[:], 0) {
+		if first, ok := parseEntry(b[:], x.found.name.seed()); ok {
+			x.sum.firstArrival = first.arrival
+		}
+	}
+	return true
+}
+
+// entriesInFile is how many whole entries the index has room for.
+func (x *examination) entriesInFile() int64 {
+	if x.index == nil {
+		return 0
+	}
+	info, err := x.index.Stat()
+	if err != nil {
+		return 0
+	}
+	return min(max(0, (info.Size()-headerLen)/entryLen), mostEntries)
+}
+
+func (x *examination) readEntry(b []byte, i int64) bool {
+	n, _ := x.index.ReadAt(b, headerLen+i*entryLen)
+	return n == len(b)
+}
+
+// scan calls do with each entry of the index until that returns false. ok says
+// whether the entry is one.
+func (x *examination) scan(do func(i int64, e *entry, ok bool) bool) {
+	piece, seed := make([]byte, indexPiece), x.found.name.seed()
+	for i, n := int64(0), x.entriesInFile(); i < n; {
+		b := piece[:min(indexPiece, (n-i)*entryLen)]
+		got, _ := x.index.ReadAt(b, headerLen+i*entryLen)
+		clear(b[got:])
+		for ; len(b) > 0; b = b[entryLen:] {
+			e, ok := parseEntry(b, seed)
+			if !do(i, &e, ok) {
+				return
+			}
+			i++
+		}
+	}
+}
