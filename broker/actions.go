@@ -15,17 +15,17 @@ import (
 // A RevokeOrder names whose certificates are not to be trusted any more: one
 // of the three.
 type RevokeOrder struct {
-	Sensor  string `json:"sensor"`
-	Analyst string `json:"analyst"`
-	Serial  string `json:"serial"`
+	Sensor  string `json:"sensor,omitempty"`
+	Analyst string `json:"analyst,omitempty"`
+	Serial  string `json:"serial,omitempty"`
 }
 
 // A disconnectOrder names connections of analysts: all of one analyst, or one
 // of a listener by its number.
 type disconnectOrder struct {
-	Analyst    string `json:"analyst"`
-	Listener   string `json:"listener"`
-	Connection *int   `json:"connection"`
+	Analyst    string `json:"analyst,omitempty"`
+	Listener   string `json:"listener,omitempty"`
+	Connection *int   `json:"connection,omitempty"`
 }
 
 // maxOrder bounds the body of an order, in bytes.
@@ -36,7 +36,7 @@ func (b *Broker) addActions(mux *http.ServeMux) {
 		mux.Handle("POST "+path, b.only(operator, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxOrder)
 			out, err := act(r)
-			b.auditAction(r, err)
+			b.auditAction(r, out, err)
 			if err != nil {
 				http.Error(w, err.Error(), statusOf(err))
 				return
@@ -64,10 +64,12 @@ func statusOf(err error) int {
 	return http.StatusConflict
 }
 
-func (b *Broker) auditAction(r *http.Request, err error) {
+func (b *Broker) auditAction(r *http.Request, out any, err error) {
 	e := audit.Entry{Event: audit.AdminAction, Actor: actorOf(r), Remote: r.RemoteAddr, Reason: r.URL.Path}
 	if err != nil {
 		e.Reason += ": " + err.Error()
+	} else if text, err := json.Marshal(out); err == nil {
+		e.Reason += ": " + string(text)
 	}
 	b.log.Info("an operator acts", "actor", e.Actor, "remote", e.Remote, "what", e.Reason)
 	b.opts.Audit.Write(e)
@@ -104,7 +106,11 @@ func (b *Broker) revokeAction(r *http.Request) (any, error) {
 	if b.opts.Revoke == nil {
 		return nil, errNotOffered
 	}
-	return map[string]any{"revoked": true}, b.opts.Revoke(o)
+	if err := b.opts.Revoke(o); err != nil {
+		return nil, err
+	}
+	b.opts.Audit.Write(audit.Entry{Event: audit.Revoked, Actor: actorOf(r), Sensor: o.Sensor, Analyst: o.Analyst, Serial: o.Serial})
+	return map[string]any{"revoked": o}, nil
 }
 
 func given(s string) int {
@@ -122,7 +128,7 @@ func (b *Broker) disconnectAction(r *http.Request) (any, error) {
 	if o.Analyst == "" && (o.Listener == "" || o.Connection == nil) {
 		return nil, fmt.Errorf("%w: name an analyst, or a listener and the number of a connection", errBadOrder)
 	}
-	return map[string]any{"disconnected": b.disconnect(o)}, nil
+	return map[string]any{"disconnected": b.disconnect(o), "order": o}, nil
 }
 
 // disconnect ends the connections that the order names, and says how many.

@@ -17,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+
+	"poip/internal/audit"
 )
 
 // adminConnections bounds how many may be connected to the administration.
@@ -61,6 +63,10 @@ func (b *Broker) adminTLS(c AdminConfig) (*tls.Config, error) {
 	}
 	return guarded(config, func(state tls.ConnectionState) error {
 		_, _, err := b.certifiedCaller(&state)
+		var d denial
+		if errors.As(err, &d) {
+			b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Reason: d.text})
+		}
 		return err
 	}), nil
 }

@@ -19,7 +19,7 @@ func commands(a net.Addr, encrypted, certificate bool) []string {
 		at := netip.AddrPortFrom(addr, at.Port())
 		switch {
 		case encrypted && certificate:
-			out = append(out, fmt.Sprintf("ncat --ssl --ssl-cert CERT.pem --ssl-key KEY.pem --recv-only %s %d | wireshark -k -i -", addr, at.Port()))
+			out = append(out, fmt.Sprintf("ncat --ssl --ssl-cert analyst-bundle.pem --ssl-key analyst-bundle.pem --recv-only %s %d | wireshark -k -i -", addr, at.Port()))
 		case encrypted:
 			out = append(out,
 				fmt.Sprintf("ncat --ssl --recv-only %s %d | wireshark -k -i -", addr, at.Port()),
