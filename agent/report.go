@@ -10,6 +10,7 @@ import (
 type Report struct {
 	Sensor   string          `json:"sensor"`
 	Agent    string          `json:"agent"` // its version
+	Expires  *time.Time      `json:"certificate_expires,omitempty"`
 	Captures []CaptureReport `json:"captures"`
 	Streams  []StreamReport  `json:"streams"`
 }
@@ -61,6 +62,10 @@ func (s StreamReport) LostPackets() (n uint64) {
 // Report tells everything.
 func (a *Agent) Report() Report {
 	r := Report{Sensor: string(a.sensor), Agent: a.version, Captures: []CaptureReport{}, Streams: []StreamReport{}}
+	if a.Renewal != nil {
+		_, to := a.Renewal.Life()
+		r.Expires = &to
+	}
 	for _, c := range a.Captures() {
 		r.Captures = append(r.Captures, CaptureReport(c))
 	}

@@ -98,7 +98,11 @@ func ask(ctx context.Context, address string) (r agent.Report, err error) {
 }
 
 func printStatus(w io.Writer, r agent.Report) error {
-	fmt.Fprintf(w, "sensor %s, %s\n\n", plain(r.Sensor), plain(r.Agent))
+	fmt.Fprintf(w, "sensor %s, %s\n", plain(r.Sensor), plain(r.Agent))
+	if r.Expires != nil {
+		fmt.Fprintf(w, "certificate until %s\n", r.Expires.Local().Format("2006-01-02 15:04:05"))
+	}
+	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "STREAM\tCAPTURE\tUPLINK\tCAPTURED\tACKNOWLEDGED\tLOST\tQUEUED\tMEMORY\tSPOOL\tOLDEST")
 	for _, s := range r.Streams {
