@@ -186,7 +186,7 @@ func (q *queue) acknowledge(a wire.Ack) error {
 		q.past.add(ep.ledger)
 		q.epochs[0] = nil
 		q.epochs = q.epochs[1:]
-		q.employ()
+		q.rouse()
 	}
 	if q.starved || a.Ended {
 		q.starved = false

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,15 +119,20 @@ type spoolConfig struct {
 	sync     SpoolSync
 }
 
-// nobody is the epoch that a journal is in while it holds nothing.
+// nobody is the epoch that a journal is in while it holds nothing that a relay has
+// not acknowledged.
 var nobody journal.Epoch
 
 // recover puts the epochs on disk into the queue.
 func (s *spool) recover(stream string, now int64) {
-	for _, state := range s.journal.Epochs() {
+	states := s.journal.Epochs()
+	for i, state := range slices.Backward(states) {
 		if state.ID == nobody.ID {
-			continue
+			states = states[i+1:]
+			break
 		}
+	}
+	for _, state := range states {
 		s.used = true
 		s.queue.recover(stream, state, s.earliest(state), now)
 		s.log.Info("spool holds an epoch of an earlier run", "epoch", state.ID, "packets", state.Packets, "bytes", state.Bytes)
@@ -214,6 +220,7 @@ func (s *spool) trim() {
 		s.journal.TrimBelow(epoch, acked)
 	case s.used:
 		s.journal.Begin(nobody, 0)
+		s.journal.Sync() // trouble is told elsewhere
 		s.journal.TrimBelow(nobody.ID, 0)
 		s.used = false
 	}

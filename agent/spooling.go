@@ -79,18 +79,29 @@ type errand struct {
 }
 
 // due finds the oldest item that is to go to disk now, or the end of an epoch.
-// Of epochs of which nothing is on disk, only the last errands have the end.
+// The ends of epochs of which nothing is on disk can wait, until something
+// follows or for the last errands: the journal has the queue's order.
 func (q *queue) due(h haste, last bool) (ep *epoch, it *item, some bool) {
+	var unended *epoch
 	for _, ep := range q.epochs {
 		it := ep.unspooled
 		if it == nil {
-			if ep.closed && !ep.recovered && !ep.endOnDisk && (ep.onDisk || last) {
+			if !ep.closed || ep.recovered || ep.endOnDisk {
+				continue
+			}
+			if ep.onDisk || last {
 				return ep, nil, true
+			}
+			if unended == nil {
+				unended = ep
 			}
 			continue
 		}
 		grows := it == ep.tail && !it.fixed && !ep.closed
 		if h == hasteAll || ep.isAged(it) || h == hasteFull && !grows {
+			if unended != nil {
+				return unended, nil, true
+			}
 			return ep, it, true
 		}
 		break // later epochs come after it
