@@ -95,6 +95,7 @@ func (b *Broker) receive(d *door, conn net.Conn) {
 		return
 	}
 	defer leave()
+	s.outsets = b.outsetsFor(d, s.terms.start)
 	if err := b.attach(s, d); err != nil {
 		b.bidFarewell(d, out, v, err)
 		return
@@ -148,14 +149,12 @@ func (b *Broker) welcome(s *subscriber, d *door) error {
 
 func (b *Broker) newSubscriber(l *listener, out *outlet, v *visitor) *subscriber {
 	remote := out.conn.RemoteAddr().String()
-	t := l.plan.Load().terms
 	log := l.log.With("remote", remote)
 	if v != nil {
 		log = log.With("analyst", string(v.name))
 	}
 	s := &subscriber{
-		terms:      t,
-		outsets:    outsets{live: t.start.live()},
+		terms:      l.plan.Load().terms,
 		out:        out,
 		tally:      l.tally,
 		log:        log,

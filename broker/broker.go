@@ -31,6 +31,7 @@ import (
 
 	"poip/auth"
 	"poip/internal/audit"
+	"poip/internal/journal"
 	"poip/internal/transport"
 )
 
@@ -83,6 +84,9 @@ type Options struct {
 	// Listen and ListenPacket open sockets; default those of package net.
 	Listen       func(network, address string) (net.Listener, error)
 	ListenPacket func(network, address string) (net.PacketConn, error)
+
+	// OpenJournal opens the history of a stream; default journal.Open.
+	OpenJournal func(dir string, o journal.Options) (*journal.Journal, error)
 }
 
 func (o Options) withDefaults() Options {
@@ -104,18 +108,22 @@ func (o Options) withDefaults() Options {
 	if o.ListenPacket == nil {
 		o.ListenPacket = net.ListenPacket
 	}
+	if o.OpenJournal == nil {
+		o.OpenJournal = journal.Open
+	}
 	return o
 }
 
 // A Broker is a relay at work.
 type Broker struct {
 	// Set once by New.
-	opts  Options
-	log   *slog.Logger
-	store store
-	tcp   net.Listener   // nil: off
-	quic  net.PacketConn // nil: off
-	admin net.Listener   // nil: off
+	opts    Options
+	log     *slog.Logger
+	store   store
+	archive *archive       // nil: histories are off
+	tcp     net.Listener   // nil: off
+	quic    net.PacketConn // nil: off
+	admin   net.Listener   // nil: off
 
 	arrivals   atomic.Uint64 // batches, of all rings
 	complaints complaints
@@ -186,7 +194,11 @@ func New(cfg Config, opts Options) (*Broker, error) {
 	}
 	b.life, b.end = context.WithCancel(context.Background())
 	b.hard, b.cut = context.WithCancel(context.Background())
+	if cfg.Stream.History > 0 {
+		b.archive = newArchive(cfg.Data, b.log, opts.OpenJournal)
+	}
 	if err := b.recall(); err != nil {
+		b.shut()
 		return nil, err
 	}
 	if err := b.open(plans); err != nil {
@@ -233,17 +245,19 @@ func (b *Broker) shut() {
 		b.admin.Close()
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for _, k := range b.sockets {
 		k.ln.Close()
 	}
+	b.mu.Unlock()
+	b.closeHistories(time.Now().Add(historiesEnd))
 }
 
 // How long the parts of a clean end may take: together less than five seconds.
 const (
-	sessionsEnd = 1500 * time.Millisecond // agents, until they are refused
-	analystsEnd = 3 * time.Second         // analysts, until they have what is in the rings
-	everyoneEnd = 3800 * time.Millisecond // everybody, until they are cut off
+	sessionsEnd  = 1500 * time.Millisecond // agents, until they are refused
+	analystsEnd  = 3 * time.Second         // analysts, until they have what is in the rings
+	everyoneEnd  = 3800 * time.Millisecond // everybody, until they are cut off
+	historiesEnd = time.Second             // what came last, until it is on disk
 )
 
 // Run serves agents and analysts until ctx is canceled, then ends in order:
@@ -292,6 +306,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		st.recent = st.ring.begun.Load()
 	}
 	b.mu.Unlock()
+	b.closeHistories(time.Now().Add(historiesEnd))
 	err = errors.Join(err, b.save())
 	b.opts.Audit.Write(audit.Entry{Event: audit.RelayStopped, Reason: reasonOf(err)})
 	return err
@@ -306,6 +321,9 @@ func (b *Broker) start() {
 		b.analysts.Go(func() { b.accept(k) })
 	}
 	b.analysts.Go(b.keepHouse)
+	if b.archive != nil {
+		b.analysts.Go(func() { b.archive.keep(b.life, b.streamConfig) })
+	}
 	b.analysts.Go(func() { b.guard.watch(b.life) })
 	b.analysts.Go(func() { b.keepRoster(b.life) })
 	b.log.Info("relay is running", b.addresses()...)

@@ -50,6 +50,7 @@ func (s *session) store(header, records []byte) (arrival uint64) {
 	s.enter(h)
 	arrival = s.ring.announce()
 	h.journal.Append(header, records, int64(arrival))
+	s.epoch.latest = max(s.epoch.latest, wire.ParseBatchHeader(header).Latest)
 	return arrival
 }
 

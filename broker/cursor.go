@@ -16,7 +16,8 @@ type cursor struct {
 	blocks    bool        // the ring, or the history, keeps what this cursor has not passed
 
 	// Owned by the holder of the subscriber's writer role.
-	offset int // in the rendition of the segment; unresolved: behind the mark of ordinal packets
+	offset  int  // in the rendition of the segment; unresolved: where the packet is that has the ordinal packets
+	parched bool // it is away, and the history had nothing more to read when it was asked
 
 	// Guarded by ring.mu; only the holder of the writer's role changes them,
 	// and reads them without it.
@@ -24,7 +25,6 @@ type cursor struct {
 	packets uint64 // ordinal of the next packet
 	start   uint64 // ordinal of the first packet that was offered
 	away    bool   // the next packet is one that the ring has no more and the history may have
-	parched bool   // away, and the history has nothing more to read either
 }
 
 const unresolved = -1
@@ -44,6 +44,9 @@ func (r *ring) attach(c *cursor, f form, from outset) {
 		c.seq, c.offset, c.packets = 0, unresolved, min(head, uint64(from))
 		c.past, c.away = r.history.newPast(r.link, f), true
 		r.locate(c)
+		if c.blocks {
+			r.history.enlist(c)
+		}
 	case n > 0 && from == atTail:
 		c.seq, c.offset = r.segments[n-1].seq, unresolved
 	case n > 0:
@@ -67,6 +70,10 @@ func (r *ring) renditionIn(f form) *rendition {
 // detach takes a cursor off its ring. It returns how many packets it was
 // offered, and how many of these it has not passed.
 func (r *ring) detach(c *cursor) (offered, pending uint64) {
+	if c.past != nil {
+		r.history.discharge(c)
+		c.past.end()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	head := r.head.Load()
@@ -206,6 +213,27 @@ func (r *ring) locate(c *cursor) {
 		c.seq, c.offset = r.segments[i].seq, unresolved
 	}
 	c.away, c.parched = false, false
+}
+
+// relocate finds out anew whether the cursor is in the ring.
+func (r *ring) relocate(c *cursor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.locate(c)
+}
+
+// pass moves the cursor over packets that are not to be had.
+func (r *ring) pass(c *cursor, packets uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.packets += packets
+}
+
+// isAway says whether the cursor reads what the ring has no more. Anybody may ask.
+func (c *cursor) isAway() bool {
+	c.ring.mu.Lock()
+	defer c.ring.mu.Unlock()
+	return c.packets < c.ring.head.Load() && (len(c.ring.segments) == 0 || c.packets < c.ring.segments[0].base)
 }
 
 // advance moves the cursor behind a packet of its segment.

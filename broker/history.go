@@ -1,31 +1,212 @@
 package broker
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
-	"poip/internal/pcap"
+	"poip/auth"
+	"poip/internal/journal"
 	"poip/internal/wire"
 )
 
-// A history is the disk body of one stream. There is none yet.
-type history struct{ journal noJournal }
+// A history is the disk body of one stream: a journal of everything that came,
+// as far back as size and age allow. Its ordinals are those of the stream's
+// rings, so what a ring has no more is found here under the same count.
+type history struct {
+	// Set once before it is used.
+	name    auth.StreamName
+	log     *slog.Logger
+	journal *journal.Journal
+	archive *archive
+	closed  chan struct{}
 
-type noJournal struct{}
+	limit   atomic.Int64  // bytes on disk
+	trimmed atomic.Uint64 // packets that had to go
+	damaged atomic.Uint64 // packets lost to damage that readers have met
 
-func (noJournal) Begin(struct{}, wire.PacketNumber) {}
-func (noJournal) Next() uint64                      { return 0 }
-func (noJournal) Append(_, _ []byte, _ int64)       {}
-func (noJournal) Gap(wire.Gap, int64)               {}
-func (noJournal) End(bool, int64)                   {}
-func (*history) settled() bool                      { return true }
-func (*history) safe(wire.Epoch) wire.PacketNumber  { return 0 }
-func (*history) pending() int64                     { return 0 }
-func (*history) trouble() error                     { return nil }
-func (*history) holder() (*cursor, time.Time)       { return nil, time.Time{} }
+	users int // the stream, and cursors; guarded by archive.mu
 
-// A past is how one cursor reads a history.
-type past struct{}
+	mu       sync.Mutex
+	dry      map[*subscriber]struct{} // they wait for the disk to have more
+	blockers map[*cursor]struct{}     // readers for whom the stream is held
+	overfull time.Time                // since when it is not trimmed because of them; zero: it is
+	damage   map[damagedPart]bool     // what was found and counted
+}
 
-func (*history) newPast(pcap.LinkType, form) *past { return nil }
+// A damagedPart is a gap in the place of packets that were on disk.
+type damagedPart struct {
+	epoch wire.Epoch
+	first wire.PacketNumber
+}
 
-func (c StreamConfig) checkHistory() []error { return nil }
+// settled says whether the disk has all that came.
+func (h *history) settled() bool {
+	return h.journal.Durable().Entries == h.journal.Appended().Entries
+}
+
+// safe is the number below which the disk has everything of the epoch, as far
+// as is known at once.
+func (h *history) safe(e wire.Epoch) wire.PacketNumber {
+	if m := h.journal.Durable(); m.Epoch == e {
+		return m.Next
+	}
+	return 0
+}
+
+func (h *history) pending() int64 { return h.journal.Pending() }
+
+func (h *history) trouble() error { return h.journal.Trouble() }
+
+// oldest is the ordinal of the oldest packet that there is.
+func (h *history) oldest() uint64 { return h.journal.Oldest() }
+
+// committed is called by the journal when it has made progress, or is in
+// trouble, or out of it.
+func (h *history) committed() {
+	h.wakeDry()
+	if h.journal.Trouble() != nil || h.journal.Size() > h.limit.Load() {
+		h.archive.tend()
+	}
+}
+
+// awaitMore has the subscriber told when the disk has more.
+func (h *history) awaitMore(s *subscriber) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dry[s] = struct{}{}
+}
+
+func (h *history) wakeDry() {
+	h.mu.Lock()
+	waiting := slices.Collect(maps.Keys(h.dry))
+	clear(h.dry)
+	h.mu.Unlock()
+	for _, s := range waiting {
+		s.notify()
+	}
+}
+
+// blame counts packets that were lost to damage, when a reader first meets it.
+func (h *history) blame(part damagedPart, packets uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.damage[part] || len(h.damage) == mostDamage {
+		return
+	}
+	h.damage[part] = true
+	h.damaged.Add(packets)
+	h.log.Error("history is damaged", "cause", wire.CauseHistoryCorrupt.String(), "packets", packets, "epoch", part.epoch.String(), "first", part.first)
+}
+
+// enlist notes a cursor for whom the stream is held back.
+func (h *history) enlist(c *cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.blockers[c] = struct{}{}
+}
+
+func (h *history) discharge(c *cursor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.blockers, c)
+}
+
+// blocker is a reader for whose sake nothing may be trimmed, nil if there is none.
+func (h *history) blocker() *cursor {
+	h.mu.Lock()
+	all := slices.Collect(maps.Keys(h.blockers))
+	h.mu.Unlock()
+	for _, c := range all {
+		if c.isAway() {
+			return c
+		}
+	}
+	return nil
+}
+
+// holder is the reader who keeps the history from being trimmed, which ought
+// to be, and since when.
+func (h *history) holder() (*cursor, time.Time) {
+	h.mu.Lock()
+	since := h.overfull
+	h.mu.Unlock()
+	if since.IsZero() {
+		return nil, time.Time{}
+	}
+	c := h.blocker()
+	if c == nil {
+		h.archive.tend()
+	}
+	return c, since
+}
+
+// trim makes the history no larger and no older than it may be, unless a
+// blocking reader is in it: then it may grow by what is on its way from the
+// agent, which waits.
+func (h *history) trim(limit, since int64) {
+	h.limit.Store(limit)
+	blocked := h.blocker() != nil
+	h.mu.Lock()
+	switch {
+	case !blocked || h.journal.Size() <= limit:
+		h.overfull = time.Time{}
+	case h.overfull.IsZero():
+		h.overfull = time.Now()
+	}
+	h.mu.Unlock()
+	if !blocked {
+		packets, _ := h.journal.Keep(limit, since)
+		h.trimmed.Add(packets)
+	}
+}
+
+// yield gives up the oldest part of the history, for the disk is full.
+func (h *history) yield(part int64) {
+	packets, freed := h.journal.Keep(h.journal.Size()-part, 0)
+	h.trimmed.Add(packets)
+	if freed > 0 {
+		h.log.Warn("the disk is full; the oldest of the history is dropped", "packets", packets, "bytes", freed)
+	}
+}
+
+// isFull says whether an error means that there is no room on the disk.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// mostDamage bounds how many damaged parts of a history are told apart.
+const mostDamage = 1 << 16
+
+// Bounds of a history, in bytes. The least holds some segments.
+const (
+	leastHistory = 4 << 20
+	mostHistory  = 1 << 50
+)
+
+func (c StreamConfig) checkHistory() []error {
+	var errs []error
+	if h := c.History; h != 0 && (h < leastHistory || h > mostHistory) {
+		errs = append(errs, fmt.Errorf("key stream.history: %s: want 4MiB to 1024TiB, or \"0\" for none", h))
+	}
+	if c.HistoryFull != "hold" && c.HistoryFull != "drop_oldest" {
+		errs = append(errs, fmt.Errorf("key stream.history_full: %q: want one of %q", c.HistoryFull, []string{"hold", "drop_oldest"}))
+	}
+	return errs
+}
+
+// segment is at how many bytes, and after how long, a file is full: a history
+// is trimmed by whole files.
+func (c StreamConfig) segment() (bytes int64, age time.Duration) {
+	bytes = min(max(int64(c.History)/16, 1<<20), 64<<20)
+	if c.HistoryAge > 0 {
+		age = max(time.Duration(c.HistoryAge)/24, time.Minute)
+	}
+	return bytes, age
+}

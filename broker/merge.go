@@ -24,6 +24,7 @@ func (s *subscriber) readMerged(order int32) outcome {
 	stage := stages.Get().(*[stageLen]byte)
 	defer stages.Put(stage)
 	n := 0
+	s.lack = lackNothing
 	for {
 		c, before := s.earliest()
 		if c == nil {
@@ -45,7 +46,7 @@ func (s *subscriber) readMerged(order int32) outcome {
 		}
 	}
 	if n == 0 {
-		return s.rest(order)
+		return s.nothing(order)
 	}
 	return s.writeStage(stage[:n])
 }
@@ -95,8 +96,8 @@ func (s *subscriber) earliest() (first *cursor, before uint64) {
 	least := s.arrivals.Load() + 1
 	before = least
 	for _, c := range s.cursors {
-		arrival, soonest, skipped := c.ring.next(c)
-		if skipped > 0 && !s.skip(skipped) {
+		arrival, soonest, ok := s.next(c)
+		if !ok {
 			return nil, 0
 		}
 		if soonest > 0 && soonest < before {
@@ -110,4 +111,28 @@ func (s *subscriber) earliest() (first *cursor, before uint64) {
 		}
 	}
 	return first, before
+}
+
+// next returns when the batch behind a cursor arrived; everything, if there is
+// none. One that is being taken in arrives no sooner than soonest.
+func (s *subscriber) next(c *cursor) (arrival, soonest uint64, ok bool) {
+	for {
+		arrival, soonest, skipped := c.ring.next(c)
+		if skipped > 0 && !s.skip(skipped, skipOverrun) {
+			return 0, 0, false
+		}
+		if !c.away {
+			return arrival, soonest, true
+		}
+		if !s.recall(c) {
+			if s.lack != lackDisk || c.past.history.trouble() == nil {
+				return 0, 0, false
+			}
+			s.lack = lackNothing // the other streams do not wait for a disk in trouble
+			return everything, 0, true
+		}
+		if c.away {
+			return c.past.arrival(c.packets), 0, true
+		}
+	}
 }

@@ -101,6 +101,7 @@ func (s StreamStatus) collect(out chan<- prometheus.Metric) {
 	gauge(out, metricRingBytes, float64(s.Ring.Bytes), sensor, stream)
 	gauge(out, metricRingMemory, float64(s.Ring.Memory), sensor, stream)
 	gauge(out, metricRingLimit, float64(s.Ring.Limit), sensor, stream)
+	s.History.collect(out, sensor, stream)
 }
 
 func (l ListenerStatus) collect(out chan<- prometheus.Metric) {

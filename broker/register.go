@@ -112,16 +112,21 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 	if s.stop.Load() != 0 {
 		return nil, nil, nil, errStopped
 	}
+	if err := b.openHistory(st, s); err != nil {
+		return nil, nil, nil, err
+	}
 	r, changed := b.ringFor(st, h.LinkType)
 	e, lost, died := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
 	st.log.Log(context.Background(), st.seldom(&st.begunSaid, slog.LevelInfo), "stream begins",
 		"remote", s.conn.RemoteAddr().String(), "network", s.conn.Network(), "link_type", h.LinkType.String(),
 		"interface", shortened(h.Interface), "agent", shortened(h.Agent), "epoch", h.Epoch.String(), "position", e.next.Load())
-	if died {
+	if died != nil {
 		st.lose(0, wire.CauseAgentCrash)
+		r.history.noteCrash(died, &b.arrivals)
 	}
 	if lost > 0 {
 		st.lose(lost, wire.CauseRelayRestart)
+		r.history.noteLoss(e, lost, &b.arrivals)
 	}
 	if changed {
 		if err := b.save(); err != nil {
@@ -223,7 +228,7 @@ func (b *Broker) hasRoom(kind func(*stream) bool, most int) bool {
 
 // forget removes a stream, and its ports; for holders of mu.
 func (b *Broker) forget(st *stream) {
-	st.log.Warn("forgetting a stream that is offline, to make room")
+	st.log.Warn("forgetting a stream that is offline, to make room; what is on disk of it stays there")
 	delete(b.streams, st.name)
 	b.order = slices.DeleteFunc(b.order, func(o *stream) bool { return o == st })
 	if st.ring != nil {
@@ -232,6 +237,9 @@ func (b *Broker) forget(st *stream) {
 	}
 	if st.former != nil {
 		st.former.empty()
+	}
+	if st.history != nil {
+		b.archive.leave(st.history)
 	}
 	b.closeDoors(st.name)
 }
@@ -329,14 +337,19 @@ func (b *Broker) recall() error {
 	if b.ports == nil {
 		b.ports = make(map[string]map[string]uint16)
 	}
-	for _, k := range m.Streams {
+	known, histories, err := b.findHistories(m.Streams)
+	if err != nil {
+		return err
+	}
+	for _, k := range known {
 		name, err := auth.ParseStreamName(k.Name)
 		if err != nil {
 			return fmt.Errorf("recall streams from %s: %w", stateFile, err)
 		}
 		st := b.newStream(name)
 		st.recent = k.Recent
-		b.setRing(st, k.LinkType)
+		b.setRing(st, st.remember(histories[name], k.LinkType))
+		st.ring.over.Store(st.isOver())
 	}
 	return nil
 }

@@ -50,13 +50,14 @@ func (s *subscriber) serve() {
 	if !s.claim() {
 		return
 	}
+	s.own = false
 	for range inlineSteps {
 		switch s.step() {
 		case idle:
 			if s.release() {
 				return
 			}
-		case blocked, over:
+		case blocked, over, notHere:
 			s.handOver()
 			return
 		}
@@ -69,6 +70,7 @@ func (s *subscriber) serve() {
 func (s *subscriber) run() {
 	for {
 		<-s.handed
+		s.own = true
 		for working := true; working; {
 			switch s.step() {
 			case idle:

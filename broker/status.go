@@ -34,6 +34,7 @@ type StreamStatus struct {
 	Sessions     uint64            `json:"sessions"`
 	Fenced       uint64            `json:"fenced_sessions"`
 	Ring         RingStatus        `json:"ring"`
+	History      *HistoryStatus    `json:"history,omitempty"` // nil: off
 	Counters     AgentCounters     `json:"agent_counters"`
 }
 
@@ -93,6 +94,7 @@ func (s *stream) status() StreamStatus {
 	r := &out.Ring
 	r.Packets, r.Bytes, r.Memory, r.Limit = s.ring.occupancy()
 	r.Readers = len(s.ring.readers.readers())
+	out.describeHistory(s.history)
 	s.describe(&out)
 	return out
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"poip/auth"
+	"poip/internal/journal"
+	"poip/internal/pcap"
 	"poip/internal/wire"
 )
 
@@ -52,7 +54,8 @@ type epoch struct {
 	unknownAt wire.PacketNumber
 	unknown   bool
 	safe      wire.PacketNumber // below this the history had everything when we looked last
-	about     struct{}          // for the history
+	about     journal.Epoch     // for the history
+	latest    int64             // newest packet time; with history only
 	ended     bool              // the history has its end …
 	final     bool              // … and that it was the stream's as well
 
@@ -84,17 +87,18 @@ func causeIndex(c wire.Cause) int {
 // cannot send again and we do not have is lost. An agent that opens another
 // epoch without having ended the one before has died in between, with we do
 // not know how many packets.
-func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost uint64, died bool) {
+func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost uint64, died *epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if n := len(s.epochs); n > 0 {
-		died = !s.epochs[n-1].over && s.epochs[n-1].id != h.Epoch
-		s.epochs[n-1].over = s.epochs[n-1].over || died // said once
+	if n := len(s.epochs); n > 0 && !s.epochs[n-1].over && s.epochs[n-1].id != h.Epoch {
+		died = s.epochs[n-1]
+		died.over = true // said once
 	}
 	s.hello, s.remote, s.network, s.since, s.stats = h, remote, network, now, wire.Stats{}
 	s.skew = now.Sub(time.Unix(0, h.SentAt))
 	e = s.epoch(h.Epoch)
+	e.about = journal.Epoch{ID: h.Epoch, LinkType: h.LinkType, Snaplen: h.Snaplen, Interface: h.Interface, Agent: h.Agent}
 	if oldest := uint64(h.Oldest); oldest > e.next.Load() {
 		lost = oldest - e.next.Load()
 		e.next.Store(oldest)
@@ -107,6 +111,34 @@ func (s *stream) end(e *epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.over = true
+}
+
+// remember has the stream know what its history knows, and returns the link
+// type that it had last; otherwise, without a history or anything in it.
+func (s *stream) remember(h *history, otherwise pcap.LinkType) pcap.LinkType {
+	s.history = h
+	if h == nil {
+		return otherwise
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, was := range h.journal.Epochs() {
+		e := s.epoch(was.ID)
+		e.next.Store(uint64(was.Next))
+		e.safe, e.unknown, e.unknownAt = was.Next, was.UnknownAtNext, was.Next
+		e.over, e.ended, e.final = was.Ended, was.Ended, was.Final
+		e.about, e.latest = was.Epoch, was.Latest
+		otherwise = was.LinkType
+	}
+	return otherwise
+}
+
+// isOver says whether the history has the stream's end for good.
+func (s *stream) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.epochs)
+	return n > 0 && s.epochs[n-1].final
 }
 
 // epoch finds or adds an epoch and makes it the latest; for holders of mu.

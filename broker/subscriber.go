@@ -48,7 +48,7 @@ type subscriber struct {
 	progress  atomic.Int64 // when the socket last took something, nanoseconds since 1970
 	sent      atomic.Uint64
 	sentBytes atomic.Uint64
-	skipped   atomic.Uint64 // overruns; the rest is known at the end only
+	skipped   atomic.Uint64 // what is pending at the end comes then
 	inflight  atomic.Uint64 // passed by the cursors, not yet sent whole; changed by the role's holder
 
 	inputEnded chan struct{} // the analyst sends no more
@@ -70,6 +70,8 @@ type subscriber struct {
 	news atomic.Bool // header or arriving are set
 
 	// Owned by the role's holder.
+	own           bool // it is the subscriber's goroutine, which may wait for the disk
+	lack          lack // why nothing could be read
 	inflightBytes uint64
 	ended         bool // a stream that it read has gone for good
 	err           error
@@ -92,7 +94,28 @@ const (
 	more                   // perhaps there is more
 	blocked                // the socket takes nothing
 	over                   // the subscriber ends
+	notHere                // it has to be read from disk, which only the own goroutine does
 )
+
+// lack says why nothing can be read from history.
+type lack int
+
+const (
+	lackNothing lack = iota
+	lackRole         // somebody else's goroutine does not wait for the disk
+	lackDisk         // the disk has not got it yet
+)
+
+// nothing says what to do when nothing could be read.
+func (s *subscriber) nothing(order int32) outcome {
+	switch {
+	case s.lack == lackRole:
+		return notHere
+	case s.lack == lackDisk && order != orderFinish && s.order.Load() < orderGone:
+		return idle
+	}
+	return s.rest(order)
+}
 
 // step writes once, if there is anything to write. Here and below: for the
 // holder of the role.
@@ -129,9 +152,10 @@ func (s *subscriber) read(order int32) outcome {
 		return s.rest(order)
 	}
 	c := s.cursors[0]
+	s.lack = lackNothing
 	slab, ok := s.slab(c, everything)
 	if !ok {
-		return s.rest(order)
+		return s.nothing(order)
 	}
 	whole := s.write(c, slab)
 	slab.unpin(c.ring)
@@ -144,21 +168,39 @@ func (s *subscriber) read(order int32) outcome {
 // slab returns what there is behind a cursor, of batches that arrived before
 // the given number.
 func (s *subscriber) slab(c *cursor, before uint64) (slab, bool) {
-	v, skipped := c.ring.view(c, before)
-	if skipped > 0 && !s.skip(skipped) {
-		if v.segment != nil {
-			c.ring.unpin(v.segment)
-		}
-		return slab{}, false
-	}
+	v, r := s.view(c, before)
 	if v.segment == nil {
 		return slab{}, false
 	}
-	out := c.rendition.render(v)
+	out := r.render(v)
 	if c.offset == unresolved {
 		c.offset = out.resolve(c.packets)
 	}
 	return out, true
+}
+
+// view returns what there is behind a cursor, in memory or on disk, and the
+// rendition that is for it.
+func (s *subscriber) view(c *cursor, before uint64) (view, *rendition) {
+	for {
+		v, skipped := c.ring.view(c, before)
+		if skipped > 0 && !s.skip(skipped, skipOverrun) {
+			if v.segment != nil {
+				c.ring.unpin(v.segment)
+			}
+			return view{}, nil
+		}
+		if !c.away {
+			c.past.rest()
+			return v, c.rendition
+		}
+		if !s.recall(c) {
+			return view{}, nil
+		}
+		if c.away {
+			return c.past.view(c.packets, before), &c.past.rendition
+		}
+	}
 }
 
 // write offers the outlet what the slab has behind the cursor, and says
@@ -206,18 +248,18 @@ func (s *subscriber) creditBut(packets, bytes uint64) {
 	s.inflightBytes = bytes
 }
 
-// skip counts packets that the ring has lost for this reader, and says
-// whether the reader may stay.
-func (s *subscriber) skip(packets uint64) bool {
+// skip counts packets that this reader cannot have, and says whether the
+// reader may stay.
+func (s *subscriber) skip(packets uint64, why skip) bool {
 	s.skipped.Add(packets)
-	s.tally.skipped[skipOverrun].Add(packets)
-	if s.terms.disconnect {
+	s.tally.skipped[why].Add(packets)
+	if why == skipOverrun && s.terms.disconnect {
 		s.overrun()
 		return false
 	}
-	if now := time.Now(); now.After(s.nextComplaint) {
+	if now := time.Now(); why != skipLinkType && now.After(s.nextComplaint) {
 		s.nextComplaint = now.Add(10 * time.Second)
-		s.log.Warn("analyst reads too slowly; packets skipped", "skipped", packets, "skipped_in_all", s.skipped.Load())
+		s.log.Warn("packets skipped for an analyst", "cause", why.String(), "skipped", packets, "skipped_in_all", s.skipped.Load())
 	}
 	return true
 }

@@ -7,14 +7,15 @@ import "sync/atomic"
 type skip int
 
 const (
-	skipOverrun    skip = iota // the ring had passed the reader
+	skipOverrun    skip = iota // neither the ring nor the history had them any more
 	skipDisconnect             // the connection ended before
 	skipLinkType               // the listener carries another link type
+	skipCorrupt                // the history was damaged there
 	skips
 )
 
 func (s skip) String() string {
-	return [skips]string{"overrun", "disconnect", "link_type"}[s]
+	return [skips]string{"overrun", "disconnect", "link_type", "history_corrupt"}[s]
 }
 
 // A turnedAway says why a connection was not let in; a label as well.

@@ -1,0 +1,236 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"poip/auth"
+	"poip/internal/journal"
+	"poip/internal/wire"
+)
+
+// historyFolder is where histories are, below the data directory: one folder
+// for each sensor, and in it one for each capture.
+const historyFolder = "history"
+
+// An archive is the histories of all streams. Each is open for as long as its
+// stream is known or somebody reads it.
+type archive struct {
+	// Set once.
+	dir  string
+	log  *slog.Logger
+	open func(dir string, o journal.Options) (*journal.Journal, error)
+	kick chan struct{} // a history is to be looked at; holds one
+
+	reading atomic.Int64 // cursors that read from disk now
+
+	mu      sync.Mutex
+	all     map[auth.StreamName]*history
+	closing sync.WaitGroup
+}
+
+func newArchive(data string, log *slog.Logger, open func(string, journal.Options) (*journal.Journal, error)) *archive {
+	return &archive{
+		dir:  filepath.Join(data, historyFolder),
+		log:  log,
+		open: open,
+		kick: make(chan struct{}, 1),
+		all:  make(map[auth.StreamName]*history),
+	}
+}
+
+// names lists the streams that have a folder.
+func (a *archive) names() ([]auth.StreamName, error) {
+	found, err := fs.Glob(os.DirFS(a.dir), "*/*")
+	var names []auth.StreamName
+	for _, path := range found {
+		if name, err := auth.ParseStreamName(path); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
+// history opens the history of a stream, or returns the one that is open
+// still. The caller is a user of it.
+func (a *archive) history(name auth.StreamName, config StreamConfig) (*history, error) {
+	a.mu.Lock()
+	for a.all[name] != nil {
+		h := a.all[name]
+		if h.users > 0 {
+			h.users++
+			a.mu.Unlock()
+			return h, nil
+		}
+		a.mu.Unlock()
+		<-h.closed
+		a.mu.Lock()
+	}
+	a.mu.Unlock()
+	h, err := a.recover(name, config)
+	if err != nil {
+		return nil, fmt.Errorf("open history of %s: %w", name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all[name] = h
+	return h, nil
+}
+
+func (a *archive) recover(name auth.StreamName, config StreamConfig) (*history, error) {
+	h := &history{
+		name:     name,
+		log:      a.log.With("sensor", string(name.Sensor), "stream", string(name.Capture)),
+		archive:  a,
+		closed:   make(chan struct{}),
+		users:    1,
+		dry:      make(map[*subscriber]struct{}),
+		blockers: make(map[*cursor]struct{}),
+		damage:   make(map[damagedPart]bool),
+	}
+	h.limit.Store(int64(config.History))
+	var opened atomic.Bool
+	o := journal.Options{Damage: wire.CauseHistoryCorrupt, Log: h.log}
+	o.Segment, o.Age = config.segment()
+	o.Committed = func() {
+		if opened.Load() {
+			h.committed()
+		}
+	}
+	dir, err := journal.Within(filepath.Dir(a.dir), filepath.Join(historyFolder, string(name.Sensor), string(name.Capture)))
+	if err != nil {
+		return nil, err
+	}
+	h.journal, err = a.open(dir, o)
+	opened.Store(err == nil)
+	return h, err
+}
+
+// histories opens those of many streams, some at a time: each may have to be
+// read in part.
+func (a *archive) histories(names []auth.StreamName, config StreamConfig) (map[auth.StreamName]*history, error) {
+	var mu sync.Mutex
+	var errs []error
+	out := make(map[auth.StreamName]*history)
+	var work sync.WaitGroup
+	turns := make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	for _, name := range names {
+		turns <- struct{}{}
+		work.Go(func() {
+			defer func() { <-turns }()
+			h, err := a.history(name, config)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			out[name] = h
+		})
+	}
+	work.Wait()
+	return out, errors.Join(errs...)
+}
+
+// use makes the caller one more user of a history that has some.
+func (a *archive) use(h *history) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h.users++
+}
+
+// leave ends a use. The last one closes the history, and does not wait for that.
+func (a *archive) leave(h *history) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h.users--; h.users > 0 {
+		return
+	}
+	a.closing.Go(func() {
+		if err := h.journal.Close(); err != nil {
+			h.log.Error("history was closed before all of it was on disk; its agent has the rest", "error", err)
+		}
+		a.mu.Lock()
+		delete(a.all, h.name)
+		a.mu.Unlock()
+		close(h.closed)
+	})
+}
+
+// inUse lists the histories that are open.
+func (a *archive) inUse() (out []*history) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.all {
+		if h.users > 0 {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// tend has the keeper look at the histories soon.
+func (a *archive) tend() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// keep trims the histories as the configuration says, until ctx ends.
+func (a *archive) keep(ctx context.Context, config func() StreamConfig) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-a.kick:
+		}
+		a.trim(config(), time.Now())
+	}
+}
+
+func (a *archive) trim(config StreamConfig, now time.Time) {
+	since := int64(0)
+	if config.HistoryAge > 0 {
+		since = now.Add(-time.Duration(config.HistoryAge)).UnixNano()
+	}
+	full := false
+	all := a.inUse()
+	for _, h := range all {
+		h.trim(int64(config.History), since)
+		full = full || isFull(h.journal.Trouble())
+	}
+	if full && config.HistoryFull == "drop_oldest" {
+		part, _ := config.segment()
+		largest(all).yield(part)
+	}
+}
+
+// largest is the history that has most to give.
+func largest(all []*history) *history {
+	most := all[0]
+	for _, h := range all {
+		if h.journal.Size() > most.journal.Size() {
+			most = h
+		}
+	}
+	return most
+}
+
+// pastRead is how much a reader gets from disk at once: less, the more there
+// are.
+func (a *archive) pastRead() int {
+	return max(leastPastRead, min(mostPastRead, pastBudget/int(max(1, a.reading.Load()))))
+}
