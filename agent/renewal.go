@@ -189,7 +189,7 @@ func (r *Renewal) warn(ctx context.Context, is urgency, to time.Time) {
 		trouble = errors.New("no session with a relay that could renew it")
 	}
 	log := r.Log.With("until", to.UTC().Format(time.RFC3339), "reason", trouble)
-	const remedy = "on the relay: poip-relay token SENSOR --replace; here: poip-agent enroll"
+	const remedy = "on the relay: poip-relay token SENSOR --replace; here: poip-agent enroll --replace"
 	switch is {
 	case late:
 		log.Warn("certificate should have been renewed long ago")

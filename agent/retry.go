@@ -75,7 +75,7 @@ func remedyOf(err error) string {
 	case wire.CodeForbidden:
 		return "check on the relay that this sensor's certificate was issued there, for this name, and is not revoked"
 	case wire.CodeRevoked, wire.CodeExpired:
-		return "let this sensor join anew: on the relay poip-relay token SENSOR --replace, here poip-agent enroll; until then what is captured is kept as far as there is room"
+		return "let this sensor join anew: on the relay poip-relay token SENSOR --replace, here poip-agent enroll --replace; until then what is captured is kept as far as there is room"
 	case wire.CodeFenced:
 		return "another agent uses the same identity and stream: stop it, or give each sensor an identity of its own (poip-relay issue)"
 	case wire.CodeLimit:

@@ -267,9 +267,11 @@ func TestRevokedMidSession(t *testing.T) {
 	if n := other.count(says("connected to relay")); n != 1 {
 		t.Errorf("connected %d times, want 1", n)
 	}
-	w.shortLived("branch-7", time.Hour) // as joining anew does
-	fresh := w.client(t, "branch-7").hello(r.intake("tls"), "branch-7/fresh")
-	fresh.Abort()
+	w.joinAnew(r, "branch-7")
+	w.client(t, "branch-7").hello(r.intake("tls"), "branch-7/fresh").Abort()
+	if state := w.sensors()["branch-7"].State; state == "revoked" {
+		t.Error("branch-7 is revoked although it has joined again")
+	}
 }
 
 // TestDamagedRevocationsAreLoud: a running relay keeps what it knows, and one
@@ -338,6 +340,17 @@ func (w *world) sensors() map[string]sensorLine {
 		out[l.Name] = l
 	}
 	return out
+}
+
+// joinAnew gives a sensor that has one already another identity.
+func (w *world) joinAnew(r *relay, sensor string) {
+	w.t.Helper()
+	line := w.must("poip-relay", "token", sensor, "--replace", "--data", w.path("relay"), "--relay", r.intake("tls"))
+	enroll := exec.Command(program("poip-agent"), "enroll", "--replace", "--data", w.path(sensor))
+	enroll.Stdin = strings.NewReader(line)
+	if out, err := enroll.CombinedOutput(); err != nil {
+		w.t.Fatalf("join anew: %v\n%s", err, out)
+	}
 }
 
 // A client is somebody with a sensor's files who resumes TLS sessions, as our

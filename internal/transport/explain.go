@@ -111,7 +111,7 @@ func explainPeer(err error) error {
 	case strings.Contains(alert, "protocol version"):
 		return fmt.Errorf("the peer does not speak TLS 1.3: %w", err)
 	case strings.Contains(alert, "certificate"):
-		return fmt.Errorf("the relay refuses our certificate: %w; let this sensor join anew (on that relay: poip-relay token SENSOR --replace, or poip-relay issue; here: poip-agent enroll)", err)
+		return fmt.Errorf("the relay refuses our certificate: %w; let this sensor join anew (on that relay: poip-relay token SENSOR --replace, or poip-relay issue; here: poip-agent enroll --replace)", err)
 	}
 	return err
 }
