@@ -17,6 +17,7 @@ type Archive struct {
 
 	mu       sync.Mutex
 	segments []*segment
+	noIndex  map[*segment]bool // there was none when the Archive was made: all is a gap
 }
 
 // SegmentInfo describes a segment.
@@ -49,7 +50,7 @@ func Inspect(dir string) (*Archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inspect journal: %w", err)
 	}
-	a := &Archive{fs: f}
+	a := &Archive{fs: f, noIndex: map[*segment]bool{}}
 	if err := a.inspect(); err != nil {
 		return nil, errors.Join(fmt.Errorf("inspect journal: %w", err), f.Close())
 	}
@@ -94,6 +95,7 @@ func (a *Archive) inspect() error {
 		a.info = append(a.info, describe(s, x, live))
 		s.sum.entries = max(x.readable, 1)
 		a.segments = append(a.segments, s)
+		a.noIndex[s] = !x.found.index
 	}
 	return nil
 }
@@ -169,7 +171,7 @@ func (a *Archive) look(s *segment) view {
 	_, err := a.fs.Lstat(s.name.index())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.gone = errors.Is(err, fs.ErrNotExist); s.gone {
+	if s.gone = errors.Is(err, fs.ErrNotExist) && !a.noIndex[s]; s.gone {
 		for i, other := range a.segments {
 			if other == s {
 				a.segments = append(a.segments[:i:i], a.segments[i+1:]...)

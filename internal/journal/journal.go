@@ -247,11 +247,11 @@ func (j *Journal) Trouble() error {
 }
 
 // Sync waits until everything that was appended is durable, or has been tried
-// once more and failed.
+// twice more and failed: what a failed fsync left is written elsewhere at once.
 func (j *Journal) Sync() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	target, rounds := j.tip.serial, j.rounds
+	target, rounds := j.tip.serial, j.rounds+1
 	if j.busy {
 		rounds++ // the round that is being made may have missed the end
 	}

@@ -87,7 +87,9 @@ func (p *position) enter(v *view) {
 		p.inside, p.epoch, p.next = true, s.name.epoch, s.header.first
 		p.unknown, p.ended = false, false
 	}
-	p.next = max(p.next, s.header.first)
+	if p.next < s.header.first {
+		p.next, p.unknown = s.header.first, false
+	}
 }
 
 // passed says whether an entry lies before the position.
