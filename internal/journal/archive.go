@@ -32,6 +32,7 @@ type SegmentInfo struct {
 	Lost    map[wire.Cause]uint64 // packets in them
 	Unknown int                   // gaps of unknown count
 	Missing uint64                // of Lost: numbers before First that no segment has
+	Losses  []wire.Gap            // all of these, in order
 
 	Bytes        int64 // packets and index
 	Earliest     int64 // packet times, nanoseconds since 1970
@@ -138,9 +139,14 @@ func describe(s *segment, x *examination, live bool) SegmentInfo {
 	if d.Missing = uint64(s.header.first - s.from); d.Missing > 0 {
 		d.Gaps++
 		d.Lost[x.damage] += d.Missing
+		d.Losses = append(d.Losses, wire.Gap{First: s.from, Count: d.Missing, Cause: x.damage})
 	}
 	for i := range x.entries {
-		switch e := &x.entries[i]; {
+		e := &x.entries[i]
+		if e.kind == Gap {
+			d.Losses = append(d.Losses, e.gap())
+		}
+		switch {
 		case e.kind == Gap && e.count == 0:
 			d.Unknown++
 		case e.kind == Gap:
