@@ -158,6 +158,11 @@ func TestASensorTakesItsOwnCertificateOnly(t *testing.T) {
 		return i.Chain(leaf)
 	}
 	me := SensorSubject("branch-7")
+	behind := &Joiner{Token: auth.Token{Sensor: "branch-7"}, Now: func() time.Time { return time.Now().Add(-time.Hour) }}
+	w := wire.Welcome{Chain: leafOf(issuer, me, ours, 24*time.Hour), Authorities: issuer.Authorities()}
+	if _, err := behind.check(w, issuer.authority.cert, ours); err != nil {
+		t.Errorf("its own, where its clock is behind a little: %v", err)
+	}
 	for _, c := range []struct {
 		what string
 		w    wire.Welcome

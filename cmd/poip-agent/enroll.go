@@ -134,6 +134,9 @@ func printJoined(out io.Writer, token auth.Token, data string, joined certs.Join
 
 next:
 `, token.Sensor, data, joined.Certificate.NotAfter.UTC().Format(time.RFC3339))
+	if behind := time.Until(joined.Certificate.NotBefore); behind > 0 {
+		fmt.Fprintf(out, "  set this machine's clock: it is %s behind the relay's, or more\n", behind.Round(time.Second))
+	}
 	for _, config := range []string{filepath.Join(data, "agent.toml"), "/etc/poip/agent.toml"} {
 		if _, err := os.Stat(config); err == nil {
 			fmt.Fprintf(out, "  poip-agent run --config %s\n", config)
