@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"slices"
 
 	"poip/internal/pcap"
@@ -66,6 +67,10 @@ func (j *Journal) drop(s *segment) (gaps []wire.Gap, freed int64) {
 	}
 	if former != nil {
 		entries = append(into.gaps(), entries...)
+	}
+	if victim.impossible != nil || into.impossible != nil {
+		j.log.Warn("segment cannot be dropped now", "segment", s.name.String(), "err", cmp.Or(victim.impossible, into.impossible))
+		return nil, 0
 	}
 	sum := j.makeGapsOnly(into, victim, mergeGaps(entries))
 	j.mu.Lock()

@@ -29,6 +29,7 @@ type examination struct {
 	index   File // nil: missing
 	packets File // nil: missing, or there are none
 	buf     []byte
+	short   error // why files cannot be opened now: nothing was found out
 	finding
 }
 
@@ -55,6 +56,8 @@ type finding struct {
 	repack   bool    // the pcap file as well
 	torn     bool    // something at the end is not whole
 	problems []error // damage
+
+	impossible error // not nil: nothing is known, try again later
 }
 
 // limitBy sets the limit that the segments after it make.
@@ -68,7 +71,7 @@ func (x *examination) limitBy(after []*found) {
 func (x *examination) examine() {
 	x.open()
 	defer x.close()
-	if x.vouch() {
+	if x.short != nil || x.vouch() {
 		return
 	}
 	x.sum = x.header.summary()

@@ -307,3 +307,49 @@ func TestReadersFollowWhileSegmentsComeAndGo(t *testing.T) {
 		}
 	}
 }
+
+func TestWantOfDescriptorsIsNoDamage(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{Segment: 6000})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 30)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := strings.Join(d.names("."), " ")
+	opens := 0
+	d.failing = func(op, _ string) error {
+		if op == "open" {
+			if opens++; opens > 3 {
+				return syscall.EMFILE
+			}
+		}
+		return nil
+	}
+	if j, err := Open("model", Options{FS: d}); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("opened with too few descriptors: %v", err)
+		j.Close()
+	}
+	d.failing = nil
+	if now := strings.Join(d.names("."), " "); now != before {
+		t.Errorf("the folder holds %s, before %s", now, before)
+	}
+	j = openModel(t, d, Options{Segment: 6000})
+	defer j.Close()
+	wholeFrom(t, j, 0, next)
+	d.mu.Lock()
+	d.failing = func(op, _ string) error {
+		if op == "open" {
+			return syscall.EMFILE
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if _, err := j.ReadOrdinal(0).Next(1000); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("a Reader without descriptors says %v", err)
+	}
+	d.mu.Lock()
+	d.failing = nil
+	d.mu.Unlock()
+	wholeFrom(t, j, 0, next)
+}

@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"poip/internal/wire"
 )
@@ -94,7 +96,7 @@ func (r *Reader) Close() {
 // of records unless the first batch has more. It is valid until the next call.
 // Each batch is as its CRC says; where one is damaged, or the index is, a gap
 // of exact count stands in its place. The error is io.EOF where nothing more is
-// written yet.
+// written yet; any other says why a segment cannot be opened now.
 func (r *Reader) Next(most int) (Chunk, error) {
 	for {
 		r.entries, r.taken, r.bytes, r.problem = r.entries[:0], r.taken[:0], 0, nil
@@ -103,7 +105,11 @@ func (r *Reader) Next(most int) (Chunk, error) {
 			return Chunk{}, io.EOF
 		}
 		if !r.shows(&v) {
-			if !r.move(&v) {
+			here, err := r.move(&v)
+			if err != nil {
+				return Chunk{}, err
+			}
+			if !here {
 				continue
 			}
 			if len(r.entries) > 0 { // a gap before the segment
@@ -142,14 +148,20 @@ func (r *Reader) stale() bool {
 }
 
 // move goes to another segment, or generation. It returns false if that has
-// been deleted meanwhile.
-func (r *Reader) move(v *view) bool {
+// been deleted meanwhile, and an error if it cannot be opened now.
+func (r *Reader) move(v *view) (here bool, err error) {
 	r.Close()
 	if err := r.open(v); err != nil {
 		r.view = *v
-		if r.stale() {
+		stale := r.stale()
+		if stale || isShortage(err) {
 			r.Close()
-			return false
+		}
+		switch {
+		case stale:
+			return false, nil
+		case isShortage(err):
+			return false, fmt.Errorf("open segment %s: %w", v.segment.name, err)
 		}
 		r.src.suspect(v.segment, err)
 	}
@@ -161,7 +173,13 @@ func (r *Reader) move(v *view) bool {
 	if from := max(before.next, v.from); before.inside && before.epoch == r.at.epoch && from < r.sum.next {
 		r.hole(&before, from, r.sum.next)
 	}
-	return true
+	return true, nil
+}
+
+// isShortage says whether a file cannot be opened for want of descriptors or
+// memory. That says nothing about the file.
+func isShortage(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 func (r *Reader) open(v *view) (err error) {

@@ -21,7 +21,9 @@ func (j *Journal) recover() error {
 	for i, f := range l.segments {
 		x := &examination{fs: j.fs, damage: j.o.Damage, found: f, before: p}
 		x.limitBy(l.segments[i+1:])
-		x.examine()
+		if x.examine(); x.impossible != nil {
+			return x.impossible
+		}
 		s, err := j.restore(x)
 		if err != nil {
 			return err
@@ -55,7 +57,7 @@ func (j *Journal) gapsOnly(f *found) bool {
 	x := examination{fs: j.fs, found: f}
 	x.open()
 	defer x.close()
-	return x.header.flags&flagNoPackets != 0
+	return x.header.flags&flagNoPackets != 0 || x.impossible != nil
 }
 
 // lead notes what is missing between the end of the log so far and s.
@@ -249,7 +251,12 @@ func (j *Journal) remend(s *segment) error {
 	if gone || noPackets {
 		return nil
 	}
-	x.examine()
+	if x.examine(); x.impossible != nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		s.suspect = false // the next Reader may see to it
+		return x.impossible
+	}
 	if len(x.problems) == 0 {
 		j.mu.Lock()
 		defer j.mu.Unlock()

@@ -2,6 +2,9 @@ package journal
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 
 	"poip/internal/pcap"
@@ -12,8 +15,11 @@ func (x *examination) open() {
 	n, ok := x.found.name, false
 	if x.found.index {
 		var err error
-		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); err != nil {
-			x.problem("open index: %w", err)
+		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); isShortage(err) {
+			x.index, x.short = nil, err
+			return
+		} else if err != nil {
+			x.opening("index", err)
 			x.index = nil
 		} else {
 			b := make([]byte, headerLen)
@@ -30,8 +36,11 @@ func (x *examination) open() {
 		return
 	}
 	var err error
-	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); err != nil {
-		x.problem("open packets: %w", err)
+	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); isShortage(err) {
+		x.packets, x.short = nil, err
+		return
+	} else if err != nil {
+		x.opening("packets", err)
 		x.packets, x.repack = nil, true
 		return
 	}
@@ -39,6 +48,15 @@ func (x *examination) open() {
 		x.size = info.Size()
 	}
 	x.readFileHeader(ok)
+}
+
+// opening notes why a file cannot be opened. For want of descriptors, or of the
+// right to read it, says nothing about the file.
+func (x *examination) opening(what string, err error) {
+	x.problem("open %s: %w", what, err)
+	if isShortage(err) || errors.Is(err, fs.ErrPermission) {
+		x.impossible = fmt.Errorf("open %s of segment %s: %w", what, x.found.name, err)
+	}
 }
 
 // missingHeader is what can be known of a segment without its index.
