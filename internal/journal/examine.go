@@ -29,7 +29,6 @@ type examination struct {
 	index   File // nil: missing
 	packets File // nil: missing, or there are none
 	buf     []byte
-	short   error // why files cannot be opened now: nothing was found out
 	finding
 }
 
@@ -71,7 +70,7 @@ func (x *examination) limitBy(after []*found) {
 func (x *examination) examine() {
 	x.open()
 	defer x.close()
-	if x.short != nil || x.vouch() {
+	if x.vouch() {
 		return
 	}
 	x.sum = x.header.summary()
@@ -183,7 +182,7 @@ func (x *examination) keep(e *entry, confirmed bool, prefix *bool) bool {
 				return false
 			}
 			x.problem("packets %d to %d: %w", e.first, e.next()-1, err)
-			x.fill(e, prefix)
+			x.problem("packets %d to %d, at offset %d: %w", e.first, e.next()-1, e.offset, err)
 			x.add(e.lost(x.damage), prefix, false)
 			x.sum.ordinal, x.sum.size = e.ordinalAfter(), e.end()
 			return true

@@ -15,10 +15,7 @@ func (x *examination) open() {
 	n, ok := x.found.name, false
 	if x.found.index {
 		var err error
-		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); isShortage(err) {
-			x.index, x.short = nil, err
-			return
-		} else if err != nil {
+		if x.index, err = x.fs.OpenFile(n.index(), os.O_RDONLY, 0); err != nil {
 			x.opening("index", err)
 			x.index = nil
 		} else {
@@ -36,10 +33,7 @@ func (x *examination) open() {
 		return
 	}
 	var err error
-	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); isShortage(err) {
-		x.packets, x.short = nil, err
-		return
-	} else if err != nil {
+	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); err != nil {
 		x.opening("packets", err)
 		x.packets, x.repack = nil, true
 		return
