@@ -234,3 +234,13 @@ func largest(all []*history) *history {
 func (a *archive) pastRead() int {
 	return max(leastPastRead, min(mostPastRead, pastBudget/int(max(1, a.reading.Load()))))
 }
+
+// Histories lists the streams that have a history below a data directory.
+func Histories(data string) ([]auth.StreamName, error) {
+	return newArchive(data, slog.New(slog.DiscardHandler), nil).names()
+}
+
+// HistoryOf is the folder of a stream's history.
+func HistoryOf(data string, name auth.StreamName) string {
+	return filepath.Join(data, historyFolder, string(name.Sensor), string(name.Capture))
+}

@@ -27,6 +27,6 @@ NetworkMiner and whatever else reads pcap from a socket or a pipe.`,
   poip-relay run --config /var/lib/poip-relay/relay.toml`,
 	}
 	logs.Add(root)
-	root.AddCommand(newInit(), newToken(), newIssue(), newRevoke(), newSensors(), newCA(), newPasswd(), newRun(&logs), newCheck(), newDemo(&logs), newDemoTraffic())
+	root.AddCommand(newInit(), newToken(), newIssue(), newRevoke(), newSensors(), newCA(), newPasswd(), newHistory(), newRun(&logs), newCheck(), newDemo(&logs), newDemoTraffic())
 	return root
 }

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"poip/internal/cli"
+	"poip/internal/journal"
+	"poip/internal/pcap"
+	"poip/internal/wire"
+)
+
+// second is when the packet of that number was captured.
+const second = 1_700_000_000
+
+// keepHistory makes the history of a stream: an epoch of six packets, with a
+// gap of four among them, and an end that nobody saw; and, if there is a second
+// link type, another one of two packets.
+func keepHistory(t *testing.T, data, stream string, other pcap.LinkType) string {
+	t.Helper()
+	dir := filepath.Join(data, "history", stream)
+	j, err := journal.Open(dir, journal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Begin(journal.Epoch{ID: wire.Epoch{1}, LinkType: pcap.LinkEthernet, Snaplen: 100, Interface: "eth0", Agent: "test"}, 0)
+	keepBatch(j, 0, 3, 1)
+	j.Gap(wire.Gap{First: 3, Count: 4, Cause: wire.CauseKernelDrop, Earliest: (second + 2) * 1e9, Latest: (second + 7) * 1e9}, 2)
+	keepBatch(j, 7, 3, 3)
+	j.Gap(wire.Gap{First: 10, Cause: wire.CauseAgentCrash}, 4)
+	if other != 0 {
+		j.Begin(journal.Epoch{ID: wire.Epoch{2}, LinkType: other, Snaplen: 100}, 0)
+		keepBatch(j, 0, 2, 5)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func keepBatch(j *journal.Journal, first wire.PacketNumber, count uint32, arrival int64) {
+	frame := make([]byte, wire.BatchPrefixLen)
+	for i := range count {
+		frame = pcap.AppendRecord(frame, second+uint32(first)+i, 123456789, 60, make([]byte, 60))
+	}
+	at := int64(second+first) * 1e9
+	wire.SealBatch(frame, wire.BatchHeader{First: first, Count: count, Earliest: at, Latest: at + int64(count)*1e9})
+	j.Append(frame[wire.FrameHeaderLen:wire.BatchPrefixLen], frame[wire.BatchPrefixLen:], arrival)
+}
+
+// relay runs the command.
+func relay(args ...string) (stdout, stderr string, code int) {
+	var out, err bytes.Buffer
+	code = cli.Run(newRoot(), args, &out, &err)
+	return out.String(), err.String(), code
+}
+
+func TestHistoryIsListed(t *testing.T) {
+	data := t.TempDir()
+	keepHistory(t, data, "s/c", 0)
+	keepHistory(t, data, "s/d", pcap.LinkSLL2)
+	out, _, code := relay("history", "list", "--data", data)
+	for _, want := range []string{"s/c", "s/d", "2023-11-14T22:13:20Z", "4 kernel_drop", "1× unknown agent_crash"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("list has no %q: code %d\n%s", want, code, out)
+		}
+	}
+	out, _, code = relay("history", "list", "s/c", "--data", data, "--json")
+	var got historyList
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 || len(got.Streams) != 1 {
+		t.Fatalf("code %d, %v\n%s", code, err, out)
+	}
+	s := got.Streams[0]
+	if s.Packets != 6 || s.Lost["kernel_drop"] != 4 || s.Unknown["agent_crash"] != 1 || len(s.Epochs) != 1 {
+		t.Errorf("%+v", s)
+	}
+	e := s.Epochs[0]
+	if e.First != 0 || e.Next != 10 || e.Packets != 6 || len(e.Gaps) != 2 || e.Gaps[0] != (historyGap{3, 4, "kernel_drop", (second + 2) * 1e9, (second + 7) * 1e9}) {
+		t.Errorf("%+v", e)
+	}
+}
+
+// times are those of the packets that tshark finds in a file, in seconds.
+func times(t *testing.T, file string) string {
+	t.Helper()
+	out, err := exec.Command("tshark", "-r", file, "-T", "fields", "-e", "frame.time_epoch").Output()
+	if err != nil {
+		t.Fatalf("tshark: %v", err)
+	}
+	return strings.ReplaceAll(string(out), ".123456789\n", " ")
+}
+
+func TestHistoryIsExported(t *testing.T) {
+	data := t.TempDir()
+	keepHistory(t, data, "s/c", 0)
+	keepHistory(t, data, "s/d", pcap.LinkSLL2)
+	file := filepath.Join(t.TempDir(), "all.pcap")
+	_, said, code := relay("history", "export", "s/c", "--data", data, "-w", file)
+	if code != 0 || !strings.Contains(said, "4 packets (kernel_drop), at number 3") || !strings.Contains(said, "unknown number of packets (agent_crash)") {
+		t.Errorf("code %d, said %q", code, said)
+	}
+	if got := times(t, file); got != "1700000000 1700000001 1700000002 1700000007 1700000008 1700000009 " {
+		t.Errorf("exported %s", got)
+	}
+	if _, said, code = relay("history", "export", "s/c", "--data", data, "-w", file); code == 0 {
+		t.Errorf("a file is overwritten: %s", said)
+	}
+	part := filepath.Join(t.TempDir(), "part.pcap")
+	_, said, code = relay("history", "export", "s/c", "--data", data, "--from", "2023-11-14T22:13:28Z", "--to", "2023-11-14T22:13:29.123456789Z", "-w", part)
+	if got := times(t, part); code != 0 || strings.Contains(said, "kernel_drop") || got != "1700000008 " {
+		t.Errorf("code %d, exported %q, said %q", code, got, said)
+	}
+	if _, said, code = relay("history", "export", "s/d", "--data", data); code == 0 || !strings.Contains(said, "--link-type") {
+		t.Errorf("code %d, said %q", code, said)
+	}
+	for _, link := range []string{"linux_sll2", "276"} {
+		out, said, code := relay("history", "export", "s/d", "--data", data, "--link-type", link)
+		if want := pcap.FileHeaderLen + 2*(pcap.RecordHeaderLen+60); code != 0 || len(out) != want {
+			t.Errorf("link type %s: code %d, %d bytes, want %d; %s", link, code, len(out), want, said)
+		}
+	}
+	for _, args := range [][]string{{"s/none"}, {"../../etc"}, {"s/c", "--from", "yesterday"}, {"s/d", "--link-type", "7"}} {
+		if out, said, code := relay(append([]string{"history", "export", "--data", data}, args...)...); code == 0 {
+			t.Errorf("%v: exported %d bytes, said %q", args, len(out), said)
+		}
+	}
+}
+
+func TestHistoryIsVerified(t *testing.T) {
+	data := t.TempDir()
+	keepHistory(t, data, "s/c", 0)
+	dir := keepHistory(t, data, "s/d", 0)
+	if out, said, code := relay("history", "verify", "--data", data); code != 0 || !strings.Contains(out, "s/c: ok") {
+		t.Errorf("code %d: %s%s", code, out, said)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.pcap"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-70] ^= 1
+	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, said, code := relay("history", "verify", "--data", data)
+	segment := strings.TrimSuffix(filepath.Base(files[0]), ".pcap")
+	if code == 0 || !strings.Contains(out, "s/d: "+segment) || !strings.Contains(out, "offset") || !strings.Contains(said, "s/d") {
+		t.Errorf("code %d: %s%s", code, out, said)
+	}
+	if _, said, code = relay("history", "verify", "s/c", "--data", data); code != 0 {
+		t.Errorf("code %d: %s", code, said)
+	}
+}
