@@ -157,14 +157,6 @@ func overBoth(t *testing.T, test func(t *testing.T, network string)) {
 	}
 }
 
-// empty fails unless nothing of an identity is in the folder.
-func empty(t *testing.T, dir string) {
-	t.Helper()
-	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}
-
 func TestASensorJoins(t *testing.T) {
 	overBoth(t, func(t *testing.T, network string) {
 		d, dir := openDoor(t), newFolder(t)
