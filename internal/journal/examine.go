@@ -181,7 +181,6 @@ func (x *examination) keep(e *entry, confirmed bool, prefix *bool) bool {
 				x.torn = true
 				return false
 			}
-			x.problem("packets %d to %d: %w", e.first, e.next()-1, err)
 			x.problem("packets %d to %d, at offset %d: %w", e.first, e.next()-1, e.offset, err)
 			x.add(e.lost(x.damage), prefix, false)
 			x.sum.ordinal, x.sum.size = e.ordinalAfter(), e.end()
