@@ -79,5 +79,6 @@ func scenarios(short bool) []scenario {
 	all = append(all, delayScenarios(amount)...)
 	all = append(all, quietScenarios(amount)...)
 	all = append(all, lossyScenarios(amount)...)
+	all = append(all, diskScenarios(amount)...)
 	return all
 }
