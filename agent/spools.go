@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"poip/auth"
+	"poip/internal/journal"
 )
 
 // spoolFolder is where the spools are, below the agent's data folder: one
@@ -118,9 +119,11 @@ func ownerOf(captures []*capturing, name string) (owner *capturing, sub string) 
 // openSpool opens the spool of a stream. Without one, which is told, the stream
 // has its memory.
 func (a *Agent) openSpool(s *stream, c *spoolConfig, log *slog.Logger) {
-	dir := filepath.Join(a.config.Data, spoolFolder, string(s.name.Capture))
-	var err error
-	if s.spool, err = openSpool(dir, a.files(dir), s.queue, *c, s.name.String(), log); err != nil {
+	dir, err := journal.Within(a.config.Data, filepath.Join(spoolFolder, string(s.name.Capture)))
+	if err == nil {
+		s.spool, err = openSpool(dir, a.files(dir), s.queue, *c, s.name.String(), log)
+	}
+	if err != nil {
 		s.spoolTrouble = err.Error()
 		log.Error("no spool: what does not fit into memory will be lost", "error", err,
 			"remedy", "make the folder writable for this user, or set spool = \"0\"")
