@@ -92,10 +92,7 @@ func TestStoppedAnalyst(t *testing.T) {
 			others = append(others, follow(t, livePort))
 		}
 		const all = 150_000 // 66 MB, to each
-		for s.source.total() < all {
-			s.source.send(1000)
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.source.trickle(all)
 		eventually(t, "the others have everything", func() bool {
 			for _, a := range others {
 				if a.count() != all {

@@ -20,7 +20,7 @@ func (s *site) spooled(n int) {
 	s.t.Helper()
 	s.agent.start()
 	s.source.tapped(0)
-	s.source.send(n)
+	s.source.trickle(n)
 	eventually(s.t, "the agent has captured all", func() bool {
 		return s.agent.metrics().Sum("poip_agent_captured_packets_total") == float64(n)
 	})
@@ -64,7 +64,7 @@ func fileSize(path string) int64 {
 func TestSpoolDamagedInTheMiddle(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{agent: "memory = \"2MiB\"\nspool = \"256MiB\""})
+		s := newSite(t, plan{agent: `spool = "256MiB"`})
 		const n = 60_000 // 25 MB
 		s.spooled(n)
 		flip(t, s.segments()[0])

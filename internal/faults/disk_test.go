@@ -26,10 +26,7 @@ func TestSpoolDiskFull(t *testing.T) {
 		s.source.send(1000)
 		eventually(t, "the first have arrived", func() bool { return s.relay.received() == 1000 })
 		s.relay.Kill()
-		for sent := 0; sent < 150_000; sent += 1000 { // 62 MB
-			s.source.send(1000)
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.source.trickle(150_000) // 62 MB
 		s.relay.start()
 		eventually(t, "the stream is live", s.relay.live)
 		s.source.send(1000)
@@ -50,7 +47,7 @@ func TestSpoolDiskFull(t *testing.T) {
 func TestHistoryDiskFullHolds(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{stream: `history_full = "hold"`, agent: `memory = "2MiB"`})
+		s := newSite(t, plan{stream: `history_full = "hold"`})
 		poiptest.MountTmpfs(t, s.path("relay", "history"), 48<<20)
 		ballast := s.ballast("relay/history/ballast", 32<<20)
 		s.start()
@@ -85,10 +82,7 @@ func TestHistoryDiskFullDropsOldest(t *testing.T) {
 		poiptest.MountTmpfs(t, s.path("relay", "history"), 24<<20)
 		s.start()
 		before := s.rest()
-		for s.source.total() < 150_000 { // 62 MB
-			s.source.send(1000)
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.source.trickle(150_000) // 62 MB
 		b := s.reckon()
 		b.unlost(t)
 		if b.trimmed == 0 || b.kept < 5000 {
@@ -129,7 +123,7 @@ func TestRelayFsyncFails(t *testing.T) {
 func TestAgentFsyncFails(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{agent: "spool_sync = \"batch\"\nmemory = \"2MiB\"", agentAs: failing(30, 20)})
+		s := newSite(t, plan{agent: "spool_sync = \"batch\"", agentAs: failing(30, 20)})
 		s.start()
 		s.endureFsync(s.agent.Process)
 	})

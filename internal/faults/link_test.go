@@ -18,7 +18,7 @@ func TestLinkCutForTenSeconds(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
 		link := poiptest.NewBranch(t)
-		s := newSite(t, plan{branch: link, agent: `memory = "4MiB"`})
+		s := newSite(t, plan{branch: link})
 		s.start()
 		before := s.rest()
 		stop := s.source.flow(3000) // 12 MB in ten seconds
@@ -51,10 +51,7 @@ func TestLinkCutForLongerThanTheSpool(t *testing.T) {
 		link.Cut()
 		eventually(t, "the relay has given the agent up", func() bool { return !s.relay.live() })
 		const volume = 150_000 // packets, 62 MB: four times the spool
-		for sent := 0; sent < volume; sent += 1000 {
-			s.source.send(1000)
-			time.Sleep(50 * time.Millisecond)
-		}
+		s.source.trickle(volume)
 		link.Mend()
 		s.source.send(2000)
 		b := s.reckon()

@@ -97,7 +97,7 @@ func (s *soak) tell(format string, args ...any) {
 // cycle is ten mishaps, under load, and the ledger.
 func (s *soak) cycle(t *testing.T) {
 	scheme := []string{"tls", "quic"}[s.dice.IntN(2)]
-	s.site = newSite(t, plan{branch: s.link, scheme: scheme, agent: `memory = "8MiB"`})
+	s.site = newSite(t, plan{branch: s.link, scheme: scheme})
 	s.start()
 	before := s.rest()
 	stop := s.source.flow(500 + s.dice.IntN(4000))

@@ -165,6 +165,15 @@ func (s *source) send(n int) {
 	}
 }
 
+// trickle sends that many at a pace at which a disk takes them, 8 MB/s.
+func (s *source) trickle(n int) {
+	s.t.Helper()
+	for ; n > 0; n -= 1000 {
+		s.send(min(n, 1000))
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // flow hands that many packets a second over, whenever there is a tap, until
 // stop is called.
 func (s *source) flow(rate int) (stop func()) {
