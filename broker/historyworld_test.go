@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"poip/auth"
 	"poip/internal/journal"
 )
 
@@ -143,4 +144,13 @@ func (w *world) again() *world {
 	w.t.Helper()
 	w.stop()
 	return startWorld(w.t, w.cfg)
+}
+
+// streamName is the name of the agent's stream, taken apart.
+func (a *agent) streamName() auth.StreamName {
+	name, err := auth.ParseStreamName(a.name)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return name
 }

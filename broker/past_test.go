@@ -1,0 +1,406 @@
+package broker
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"poip/internal/config"
+	"poip/internal/pcap"
+	"poip/internal/wire"
+)
+
+// small makes rings and histories as small as they may be.
+func small(c *Config) {
+	c.Stream.Memory, c.Stream.History = leastMemory, leastHistory
+}
+
+func TestAReaderThatFallsBehindCatchesUp(t *testing.T) {
+	w := newWorld(t, func(c *Config) { keeping(c); c.Stream.Memory = leastMemory },
+		plain("skip"), plain("disconnect", func(l *ListenerConfig) { l.Overflow = "disconnect" }),
+		plain("block", func(l *ListenerConfig) { l.Overflow = "block" }))
+	a := w.agent("s/c")
+	var behind []*analyst
+	for _, l := range []string{"skip", "disconnect", "block"} {
+		r := w.either(l, false)
+		r.header()
+		behind = append(behind, r)
+	}
+	const packets = 8000 // 11 MB
+	a.flood(0, packets)
+	for _, r := range behind {
+		r.whole(0, packets-1)
+	}
+	a.packets(payload(packets))
+	for _, r := range behind {
+		r.whole(packets, packets)
+	}
+	for _, l := range []string{"skip", "disconnect", "block"} {
+		w.eventually("the ledger of "+l, func() bool { s := w.listenerStatus(l); return s.balanced() && s.Sent == packets+1 })
+	}
+}
+
+func TestOnlyWhatHistoryHasNoMoreIsSkipped(t *testing.T) {
+	w := newWorld(t, small, plain("skip"), plain("disconnect", func(l *ListenerConfig) { l.Overflow = "disconnect" }))
+	a := w.agent("s/c")
+	r, late := w.either("skip", false), w.either("disconnect", false)
+	r.header()
+	late.header()
+	const packets = 16000 // 22 MB
+	a.flood(0, packets)
+	w.eventually("history to be trimmed", func() bool {
+		h := w.streamStatus("s/c").History
+		return h.Trimmed > 0 && h.Bytes <= h.Limit
+	})
+	a.packets(payload(packets))
+	got := r.numbers(packets)
+	w.eventually("the ledger", func() bool { return w.listenerStatus("skip").balanced() })
+	if l := w.listenerStatus("skip"); got == packets || int(l.Skipped["overrun"]) != packets-got {
+		t.Errorf("got %d of %d, skipped %v", got, packets, l.Skipped)
+	}
+	go func() { // until it is disconnected
+		for _, err := late.record(); err == nil; {
+			_, err = late.record()
+		}
+	}()
+	w.eventually("the other one to be disconnected", func() bool { return w.listenerStatus("disconnect").Evicted == 1 })
+}
+
+// TestABlockingReaderHoldsTheHistory: for it the history grows no further, and
+// nothing that it has not read goes.
+func TestABlockingReaderHoldsTheHistory(t *testing.T) {
+	w := newWorld(t, func(c *Config) { small(c); c.Intake.Window = 1 << 20 }, plain("p", func(l *ListenerConfig) { l.Overflow = "block" }))
+	a := w.agent("s/c")
+	r := w.either("p", false)
+	r.header()
+	const packets = 16000
+	sent := make(chan bool)
+	go func() {
+		defer close(sent)
+		for i := 0; i < packets; i += 40 {
+			batch := make([]string, 40)
+			for j := range batch {
+				batch[j] = payload(i + j)
+			}
+			if i >= 600 {
+				a.acked(wire.PacketNumber(i - 600)) // an agent that keeps to its window
+			}
+			a.packets(batch...)
+		}
+		a.acked(packets)
+	}()
+	w.eventually("the stream to be held", func() bool { return w.streamStatus("s/c").History.Blocking })
+	r.whole(0, packets-1)
+	<-sent
+	w.eventually("the history to be trimmed", func() bool {
+		h := w.streamStatus("s/c").History
+		return !h.Blocking && h.Trimmed > 0 && h.Bytes <= h.Limit
+	})
+}
+
+func TestHistoriesAreMergedInOrderOfArrival(t *testing.T) {
+	w := newWorld(t, func(c *Config) { keeping(c); c.Stream.Memory = leastMemory }, plain("p", oldest), plain("cut", oldest, func(l *ListenerConfig) { l.Snaplen = 64 }))
+	agents := []*agent{w.agent("a/x"), w.agent("b/x"), w.agent("c/x")}
+	const packets = 200 * 40 // 11 MB
+	early := w.either("p", false)
+	for i := 0; i < packets; i += 40 {
+		a := agents[i/40*7%3]
+		batch := make([]string, 40)
+		for j := range batch {
+			batch[j] = payload(i + j)
+		}
+		a.packets(batch...)
+		w.eventually("it to arrive", func() bool { return w.streamStatus(a.name).Position == uint64(a.next) })
+	}
+	late, cut := w.either("p", false), w.either("cut", false)
+	for _, r := range []*analyst{early, late, cut} {
+		r.header()
+		for i := range packets {
+			got, err := r.record()
+			if want := payload(i); err != nil || got.data != want[:len(got.data)] || got.original != 1400 {
+				t.Fatalf("packet %d: %.20q, %v", i, got.data, err)
+			}
+		}
+	}
+	for i := range 3 {
+		agents[i].packets("now")
+	}
+	late.want("now", "now", "now")
+}
+
+func TestAReaderBeginsAtATime(t *testing.T) {
+	w := newWorld(t, keeping)
+	a := w.agent("s/c")
+	a.packets("one", "two")
+	a.acked(2)
+	w.stop()
+	cfg := w.cfg
+	cfg.Listeners = []ListenerConfig{
+		plain("hour", func(l *ListenerConfig) { l.Start = "1h" }),
+		plain("time", func(l *ListenerConfig) { l.Start = time.Now().Format(time.RFC3339Nano) }),
+		plain("future", func(l *ListenerConfig) { l.Start = "2100-01-01T00:00:00Z" }),
+	}
+	w = startWorld(t, cfg)
+	a = w.agent("s/c")
+	a.packets("three")
+	a.packets("four")
+	a.acked(4)
+	hour, now, future := w.analyst(w.address("hour")), w.analyst(w.address("time")), w.analyst(w.address("future"))
+	for _, r := range []*analyst{hour, now, future} {
+		r.header()
+	}
+	hour.want("one", "two", "three", "four")
+	now.want("three", "four")
+	w.eventually("the last one", func() bool { return w.listenerStatus("future").Connections == 1 })
+	a.packets("five")
+	for _, r := range []*analyst{hour, now, future} {
+		r.want("five")
+	}
+}
+
+func TestOtherLinkTypesInHistoryAreSkipped(t *testing.T) {
+	sll := func(h *wire.Hello) { h.LinkType, h.Epoch = pcap.LinkSLL2, epochOf(2) }
+	w := newWorld(t, keeping, plain("p", oldest))
+	a := w.agent("s/c")
+	a.packets("ethernet", "as well")
+	a.end(false)
+	a.hello("s/c", sll)
+	a.next = 0
+	a.packets("cooked")
+	a.acked(1)
+	w = w.again()
+	a = w.agent("s/c", sll)
+	r := w.analyst(w.address("p"))
+	if _, link := r.header(); link != pcap.LinkSLL2 {
+		t.Errorf("link type %s", link)
+	}
+	a.packets("more")
+	r.want("cooked", "more")
+	w.eventually("the ledger", func() bool {
+		l := w.listenerStatus("p")
+		return l.balanced() && l.Skipped["link_type"] == 2 && l.Sent == 2
+	})
+	a.end(false)
+	a.hello("s/c", func(h *wire.Hello) { h.Epoch = epochOf(3) })
+	a.next = 0
+	a.packets("ethernet again")
+	a.acked(1)
+	r = w.analyst(w.address("p"))
+	if _, link := r.header(); link != pcap.LinkEthernet {
+		t.Errorf("link type %s", link)
+	}
+	r.want("ethernet", "as well", "ethernet again")
+}
+
+// used is how many bytes the files below a folder have.
+func used(dir string) (n int64) {
+	filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+		return nil
+	})
+	return n
+}
+
+func TestAFullDiskHoldsTheSensor(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, nil, plain("p"))
+	r := w.analyst(w.address("p"))
+	a := w.agent("s/c")
+	r.header()
+	a.packets("one")
+	a.acked(1)
+	d.set(func() { d.write = func(int) error { return syscall.ENOSPC } })
+	a.packets("two")
+	r.want("one", "two")
+	w.eventually("the trouble", func() bool { return w.streamStatus("s/c").History.Trouble != "" })
+	if !a.quiet(1, 200*time.Millisecond) {
+		t.Error("acknowledged what is not on disk")
+	}
+	a.packets("three")
+	r.want("three")
+	d.set(func() { d.write = nil })
+	a.acked(3)
+	w.eventually("the trouble to end", func() bool { return w.streamStatus("s/c").History.Trouble == "" })
+	w.stop()
+	if w = startWorldOn(t, d, w.cfg); w.agent("s/c").next != 3 {
+		t.Error("the relay has forgotten what it acknowledged")
+	}
+}
+
+func TestAFullDiskDropsTheOldest(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, func(c *Config) { c.Stream.History, c.Stream.HistoryFull = 16<<20, "drop_oldest" }, plain("p"), plain("o", oldest))
+	d.set(func() {
+		d.write = func(n int) error {
+			if used(w.cfg.Data)+int64(n) > 6<<20 {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+	r := w.analyst(w.address("p"))
+	a := w.agent("s/c")
+	r.header()
+	const packets = 8000 // 11 MB
+	read := make(chan int)
+	go func() { read <- r.numbers(packets - 1) }()
+	a.flood(0, packets)
+	if got := <-read; got != packets-1 {
+		t.Errorf("the live analyst got %d of %d", got+1, packets)
+	}
+	h := w.streamStatus("s/c").History
+	if h.Trimmed == 0 || h.Packets+h.Trimmed != packets {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestAFailedSyncIsNotTrusted(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, nil, plain("o", oldest))
+	a := w.agent("s/c")
+	a.packets(sequence(0, 10)...)
+	a.acked(10)
+	var failed atomic.Int32
+	d.set(func() {
+		d.sync = func() error {
+			if failed.Add(1) == 1 {
+				return syscall.EIO
+			}
+			return nil
+		}
+	})
+	for i := 10; i < 50; i += 10 {
+		a.packets(sequence(i, i+10)...)
+		a.acked(wire.PacketNumber(i + 10))
+	}
+	if failed.Load() < 2 {
+		t.Error("no fsync has failed")
+	}
+	w.stop()
+	w = startWorldOn(t, d, w.cfg)
+	if next := w.agent("s/c").next; next != 50 {
+		t.Errorf("position %d, want 50", next)
+	}
+	r := w.analyst(w.address("o"))
+	r.header()
+	r.want(sequence(0, 50)...)
+}
+
+func TestDamageIsSkippedAndCounted(t *testing.T) {
+	w := newWorld(t, keeping, plain("o", oldest))
+	a := w.agent("s/c")
+	for i := 0; i < 90; i += 30 {
+		a.packets(sequence(i, i+30)...)
+	}
+	a.acked(90)
+	w.stop()
+	files, err := filepath.Glob(filepath.Join(HistoryOf(w.cfg.Data, a.streamName()), "*.pcap"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b, []byte("packet 45"))]++
+	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w = startWorld(t, w.cfg)
+	r := w.analyst(w.address("o"))
+	r.header()
+	r.want(append(sequence(0, 30), sequence(60, 90)...)...)
+	w.eventually("the ledger", func() bool {
+		l := w.listenerStatus("o")
+		return l.balanced() && l.Skipped["history_corrupt"] == 30
+	})
+	if s := w.streamStatus("s/c"); s.Lost["history_corrupt"] != 30 {
+		t.Errorf("lost %v", s.Lost)
+	}
+	if a = w.agent("s/c"); a.next != 90 {
+		t.Errorf("position %d, want 90", a.next)
+	}
+	a.packets("after")
+	r.want("after")
+}
+
+func TestAForgottenStreamKeepsItsHistory(t *testing.T) {
+	w := newWorld(t, func(c *Config) { keeping(c); c.Intake.MaxStreamsPerSensor = 1 }, plain("o", oldest))
+	a := w.agent("s/one")
+	a.packets("one")
+	a.acked(1)
+	a.conn.Close()
+	w.eventually("the stream to be offline", func() bool { return w.streamStatus("s/one").State == "offline" })
+	w.mu.Lock()
+	w.forgetting = 0
+	w.mu.Unlock()
+	b := w.agent("s/two")
+	b.conn.Close()
+	w.eventually("the other to be offline", func() bool { return w.streamStatus("s/two").State == "offline" })
+	if a = w.agent("s/one"); a.next != 1 {
+		t.Errorf("position %d, want 1", a.next)
+	}
+	a.packets("two")
+	r := w.analyst(w.address("o"))
+	r.header()
+	r.want("one", "two")
+}
+
+func TestAnAgentThatIgnoresTheWindowIsNotReadFrom(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, func(c *Config) { c.Intake.Window = 1 << 20 })
+	a := w.agent("s/c")
+	a.packets("one")
+	a.acked(1)
+	d.freeze()
+	defer d.thaw()
+	a.next = 1
+	sent := make(chan bool)
+	go func() {
+		defer close(sent)
+		for i := range 200 { // 11 MB
+			batch := make([]string, 40)
+			for j := range batch {
+				batch[j] = payload(40*i + j)
+			}
+			a.packets(batch...)
+		}
+	}()
+	most := int64(2*w.cfg.Intake.Window) + 2*wire.MaxBatchLen
+	w.eventually("it to be held", func() bool { return w.streamStatus("s/c").History.Pending > most-2*wire.MaxBatchLen })
+	time.Sleep(100 * time.Millisecond)
+	if h := w.streamStatus("s/c").History; h.Pending > most {
+		t.Errorf("%d bytes are pending", h.Pending)
+	}
+	d.thaw()
+	<-sent
+	a.acked(8001)
+}
+
+func TestHistoryKeysAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		want   string
+		change func(*StreamConfig)
+	}{
+		{"", func(s *StreamConfig) { s.History = 0 }},
+		{"", func(s *StreamConfig) { s.History, s.HistoryAge = 2<<30, 0 }},
+		{"key stream.history: 1MiB", func(s *StreamConfig) { s.History = 1 << 20 }},
+		{"key stream.history_full: \"panic\"", func(s *StreamConfig) { s.HistoryFull = "panic" }},
+	} {
+		s := DefaultConfig().Stream
+		c.change(&s)
+		if got := fmt.Sprint(s.checkHistory()); c.want == "" && got != "[]" || !bytes.Contains([]byte(got), []byte(c.want)) {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+	if bytes, age := (StreamConfig{History: config.Size(leastHistory), HistoryAge: config.Duration(time.Hour)}).segment(); bytes != 1<<20 || age != 150*time.Second {
+		t.Errorf("a segment has %d bytes and %s", bytes, age)
+	}
+}
