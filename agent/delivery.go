@@ -69,7 +69,11 @@ func (q *queue) cut(ep *epoch, position wire.PacketNumber) {
 	it.first, it.count = position, it.count-gone
 	if it.isBatch() {
 		ep.ledger.acknowledged += gone
+		before := it.size()
 		q.cutFrame(it, gone)
+		if it != ep.fresh {
+			q.sentSize += it.size() - before
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 type relayModel struct {
 	epochs []*epochModel
 	at     *epochModel // of the connection
-	onWire [][]byte // frames sent and not yet arrived
+	onWire [][]byte    // frames sent and not yet arrived
 }
 
 type epochModel struct {
