@@ -213,3 +213,39 @@ func TestSystemdIsTold(t *testing.T) {
 	r.stop()
 	hear(ofRelay, "STOPPING=1")
 }
+
+// Started as root, the agent becomes the user whom its configuration names, with
+// the files of that user and no other's. It fails when confine.Apply does not
+// call become.
+func TestAgentBecomesItsUser(t *testing.T) {
+	if !poiptest.RealRoot() {
+		t.Log("nobody but root may become somebody else: proven for root")
+		return
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "poip-e2e-") // which everybody can reach
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, dir: dir}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.must("poip-relay", "init", "--data", w.path("relay"), "--name", "localhost")
+	w.must("poip-relay", "issue", "branch-7", "--data", w.path("relay"), "--out", w.path("branch-7"))
+	if out, code := shell(t, patience, "chown -R nobody %s", w.path("branch-7")); code != 0 {
+		t.Fatal(out)
+	}
+	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+	toml := w.agentTOML("branch-7", r.intake("tls"), "name = \"feed\"\nstdin = true\n")
+	a := w.startAgent("branch-7", strings.Replace(toml, "[agent]\n", "[agent]\nuser = \"nobody\"\n", 1))
+	a.stdin.Write(micro(numbered(1)))
+	eventually(t, "a packet has arrived", func() bool { return r.metric("poip_relay_received_packets_total") == 1 })
+	for _, status := range threads(t, a) {
+		unprivileged(t, status)
+		if strings.HasPrefix(status["Uid"], "0") || status["Groups"] != "" {
+			t.Errorf("%s: users %s, groups %s", status["file"], status["Uid"], status["Groups"])
+		}
+	}
+	a.stop()
+}

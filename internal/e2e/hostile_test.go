@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,42 +116,73 @@ func introduce(t *testing.T, w *world, r *relay, said wire.Hello) {
 }
 
 // A link that somebody has planted where a folder belongs leads nowhere: nothing
-// is written, read or removed behind it. It fails when neither the journal keeps
-// to its os.Root nor the programs confine themselves; either suffices here.
+// is written, read or removed behind it, by programs that are not confined. It
+// fails when the journal does not keep to its os.Root.
 func TestPlantedLinksLeadNowhere(t *testing.T) {
-	w := newWorld(t, "branch-7")
-	outside := t.TempDir()
-	treasure := filepath.Join(outside, "treasure")
-	if err := os.WriteFile(treasure, []byte("treasure"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct{ link, confine string }{
+		{"history", "off"}, {"history/branch-7", "off"}, {"history/branch-7/feed", "off"}, {"history", "auto"},
+		{"spool", "off"}, {"spool/feed", "off"}, {"spool", "auto"},
+	} {
+		t.Run(c.link+"/"+c.confine, func(t *testing.T) {
+			w := newWorld(t, "branch-7")
+			outside := t.TempDir()
+			treasure := filepath.Join(outside, "treasure")
+			if err := os.WriteFile(treasure, []byte("treasure"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			owner := w.path("relay")
+			if strings.HasPrefix(c.link, "spool") {
+				owner = w.path("branch-7")
+			}
+			link := filepath.Join(owner, c.link)
+			if err := os.MkdirAll(filepath.Dir(link), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(outside, link); err != nil {
+				t.Fatal(err)
+			}
+			w.work(c.confine, strings.HasPrefix(c.link, "history"))
+			entries, err := os.ReadDir(outside)
+			if err != nil || len(entries) != 1 {
+				t.Errorf("behind the link there is %v, %v", entries, err)
+			}
+			if text, err := os.ReadFile(treasure); string(text) != "treasure" {
+				t.Errorf("the file behind the link is %q, %v", text, err)
+			}
+		})
 	}
-	for _, link := range []string{w.path("relay", "history"), w.path("branch-7", "spool")} {
-		if err := os.Symlink(outside, link); err != nil {
-			t.Fatal(err)
-		}
-	}
-	config := w.write("relay.toml", w.relayTOML("[relay.stream]\nhistory = \"4MiB\"\n", listenerTOML{"plain", "", plainOldest}))
-	r := &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json"), w}
-	select {
-	case <-r.done: // it may refuse to start
-	case <-r.said("relay is running"):
-		toml := w.agentTOML("branch-7", r.intake("tls"), "name = \"feed\"\nstdin = true\n")
-		toml = strings.Replace(toml, "[agent]\n", "[agent]\nspool_sync = \"batch\"\n", 1)
-		a := w.startAgent("branch-7", toml)
-		a.stdin.Write(micro(numbered(1)))
-		a.stdin.Close()
+}
+
+// work has both programs keep a packet on their disks, if they will: the agent
+// has to where the relay is not there. They may refuse to start, or to go on.
+func (w *world) work(confine string, withRelay bool) {
+	w.t.Helper()
+	relayURL := "tls://127.0.0.1:1"
+	var r *relay
+	if withRelay {
+		toml := w.relayTOML("[relay.stream]\nhistory = \"4MiB\"\n", listenerTOML{"plain", "", plainOldest})
+		config := w.write("relay.toml", strings.Replace(toml, "[relay]\n", fmt.Sprintf("[relay]\nconfine = %q\n", confine), 1))
+		r = &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json"), w}
 		select {
-		case <-a.done:
-		case <-time.After(3 * time.Second): // it may wait for a relay that cannot keep what it sends
-			a.kill()
+		case <-r.done:
+			return
+		case <-r.said("relay is running"):
+			relayURL = r.intake("tls")
 		}
 	}
-	entries, err := os.ReadDir(outside)
-	if err != nil || len(entries) != 1 {
-		t.Errorf("behind the link there is %v, %v", entries, err)
+	packet := w.write("packet.pcap", string(micro(numbered(1))))
+	capture := fmt.Sprintf("name = \"feed\"\ncommand = [\"sh\", \"-c\", \"cat %s; sleep 60\"]\n", packet)
+	toml := strings.Replace(w.agentTOML("branch-7", relayURL, capture), "[agent]\n", fmt.Sprintf("[agent]\nspool_sync = \"batch\"\nconfine = %q\n", confine), 1)
+	a := w.startAgent("branch-7", toml)
+	select {
+	case <-a.done:
+	case <-time.After(2 * time.Second): // far more than it takes to write
+		a.signal(syscall.SIGTERM)
+		a.wait(patience)
 	}
-	if text, err := os.ReadFile(treasure); string(text) != "treasure" {
-		t.Errorf("the file behind the link is %q, %v", text, err)
+	if r != nil {
+		r.signal(syscall.SIGTERM)
+		r.wait(patience)
 	}
 }
 
