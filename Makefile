@@ -56,7 +56,7 @@ soak: deps ## a random mix of faults for SOAK (1h), chosen by SEED
 
 .PHONY: race
 race: deps build ## the tests of our own code under the race detector
-	go test -race -short -count=1 -timeout 20m ./agent/... ./auth ./broker ./certs ./internal/config ./internal/pcap ./internal/transport ./internal/wire
+	go test -race -short -count=1 -timeout 20m ./agent/... ./auth ./broker ./certs ./internal/config ./internal/journal ./internal/pcap ./internal/transport ./internal/wire
 
 FUZZTIME ?= 5s
 .PHONY: fuzz

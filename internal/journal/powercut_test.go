@@ -115,7 +115,11 @@ func survivors(d *disk, noSync bool) (wire.PacketNumber, error) {
 }
 
 func TestNothingDurableIsLostWhenThePowerFails(t *testing.T) {
-	for seed := range uint64(400) {
+	seeds := uint64(400)
+	if testing.Short() {
+		seeds = 100
+	}
+	for seed := range seeds {
 		d, durable := runUntilPowerCut(t, seed, false)
 		got, err := survivors(d, false)
 		if err != nil {
