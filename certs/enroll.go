@@ -19,6 +19,10 @@ const (
 	// joinTimeout bounds the wait for a sensor's request.
 	joinTimeout = 10 * time.Second
 
+	// writeTimeout bounds the answer, which fits into any socket's buffer. When
+	// the relay ends, it has a fifth of it.
+	writeTimeout = 5 * time.Second
+
 	exporterLabel = "EXPORTER-poip-enroll"
 )
 
@@ -74,22 +78,26 @@ func broken(reason error) error {
 // Serve holds one conversation, and leaves closing conn to its caller.
 func (e *Enrollment) Serve(ctx context.Context, conn transport.Conn) {
 	now := time.Now()
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	conn.SetReadDeadline(now.Add(joinTimeout)) // one that cannot be set shows at the first read
+	stop := context.AfterFunc(ctx, func() {
+		conn.SetReadDeadline(time.Unix(1, 0))
+		conn.SetWriteDeadline(time.Now().Add(writeTimeout / 5))
+	})
 	defer stop()
-	conn.SetWriteDeadline(now.Add(2 * joinTimeout)) // a deadline that cannot be set shows at the first read
-	if ctx.Err() == nil {
-		conn.SetReadDeadline(now.Add(joinTimeout))
-	}
 	event := JoinEvent{When: now.UTC(), Remote: conn.RemoteAddr().String(), Network: conn.Network()}
 	answer, err := e.answer(conn, &event)
 	if err != nil {
 		answer = e.refused(ctx, conn, event, err)
 	}
-	if _, err := conn.Write(answer); err == nil {
+	if ctx.Err() == nil {
+		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	}
+	_, err = conn.Write(answer)
+	if err == nil {
 		err = conn.Flush()
-		if err != nil {
-			e.log().Warn("the answer did not reach who wants to join", "remote", event.Remote, "error", err)
-		}
+	}
+	if err != nil && (event.Serial != "" || e.tries.tell(time.Now())) {
+		e.log().Warn("the answer did not reach who wants to join", "remote", event.Remote, "sensor", string(event.Sensor), "serial", event.Serial, "error", err)
 	}
 }
 

@@ -234,7 +234,7 @@ func TestOneTokenIsGoodForOneCertificate(t *testing.T) {
 				}
 			})
 		}
-		for end := time.Now().Add(20 * time.Second); d.asked.Load() < many && time.Now().Before(end); {
+		for end := time.Now().Add(10 * time.Second); d.asked.Load() < many && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(100 * time.Millisecond) // from there to the lock
@@ -551,6 +551,32 @@ func TestBrokenConversationsEnd(t *testing.T) {
 			if kind, refusal := say(t, d.dialJoining(network), bytes); kind != wire.TypeRefusal || refusal.Code != wire.CodeProtocol {
 				t.Errorf("%s: type %d, %v", what, kind, refusal)
 			}
+		}
+	})
+}
+
+// A relay that ends says so to who has not asked yet. Fails without the case
+// of ctx in Enrollment.refused.
+func TestARelayThatEndsSaysSo(t *testing.T) {
+	overBoth(t, func(t *testing.T, network string) {
+		d := openDoor(t)
+		trust, err := certs.LoadTrust(d.data)
+		must(t, err)
+		ended := &door{t: t, data: d.data, ca: d.ca, at: map[string]string{}}
+		ended.listen(trust.JoiningTLS(), func(_ context.Context, conn transport.Conn) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			d.Serve(ctx, conn)
+		})
+		conn := ended.dialJoining(network)
+		if _, err := conn.Write([]byte{32}); err != nil { // QUIC shows a stream to the relay when something comes
+			t.Fatal(err)
+		}
+		must(t, conn.Flush())
+		_, payload, err := wire.ReadJoining(conn)
+		must(t, err)
+		if refusal, err := wire.ParseRefusal(payload); err != nil || refusal.Code != wire.CodeDraining {
+			t.Errorf("heard %v, %v", refusal, err)
 		}
 	})
 }
