@@ -294,18 +294,6 @@ func (d *disk) SyncDir(name string) error {
 
 func (d *disk) Close() error { return nil }
 
-// size is what all files take.
-func (d *disk) size() (n int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, dir := range d.dirs {
-		for _, f := range dir.now {
-			n += int64(len(f.data))
-		}
-	}
-	return n
-}
-
 // names of the files in a folder.
 func (d *disk) names(dir string) (names []string) {
 	all, _ := d.ReadDir(dir)
