@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,13 +24,8 @@ import (
 func ports(t *testing.T, n int) (first int) {
 	t.Helper()
 	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		first = ln.Addr().(*net.TCPAddr).Port
-		ln.Close()
-		if first+n < 65536 && allFree(first, n) {
+		first = 20000 + rand.IntN(12000) // below those that Linux gives to whoever asks for port 0
+		if allFree(first, n) {
 			return first
 		}
 	}
