@@ -13,8 +13,12 @@
 //
 // The Broker knows who is there: it lets sessions in (register.go), opens
 // doors (doors.go), lets subscribers in (admit.go, analyst.go) and introduces
-// them to each other (introduce.go). What it counts can be read at status.go, admin.go and
-// metrics.go; what it remembers across a restart is in state.go.
+// them to each other (introduce.go). Which analyst may read what is decided in
+// members.go; how much strangers and sensors may take, in limits.go and
+// rate.go. The administration (admin.go) asks who somebody is (desk.go), turns
+// forgeries away (porter.go) and lets operators act (actions.go). What the
+// Broker counts can be read at status.go and metrics.go, what it records for
+// later at audit.go; what it remembers across a restart is in state.go.
 package broker
 
 import (
