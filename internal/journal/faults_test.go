@@ -288,7 +288,7 @@ func TestReadersFollowWhileSegmentsComeAndGo(t *testing.T) {
 		}
 	}
 	within(t, "all is durable", func() bool { return j.Sync() == nil })
-	timeout := time.AfterFunc(30*time.Second, func() { close(stop) })
+	timeout := time.AfterFunc(2*time.Minute, func() { close(stop) })
 	defer timeout.Stop()
 	for range 3 {
 		if problem := <-done; problem != "" {

@@ -69,9 +69,9 @@ func readAll(t fataler, r *Reader) (all []Entry, records [][]byte) {
 // within waits for something that takes a moment.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited 30 s for: %s", what)
+			t.Fatalf("waited 2 minutes for: %s", what)
 		}
 	}
 }
