@@ -174,14 +174,27 @@ func TestStrangersGetNothing(t *testing.T) {
 	}
 }
 
+// TestAnalystsAreLetInWhileManyAreSilent: long before the time of those is up
+// that keep silent. Without the gate's makeRoom, everybody waits for that.
 func TestAnalystsAreLetInWhileManyAreSilent(t *testing.T) {
 	w := newWorld(t, nil, plain("tls", func(l *ListenerConfig) { l.TLS = true }))
 	w.agent("s/c")
 	for range w.cfg.Limits.Pending + 50 {
 		w.analyst(w.address("tls"))
 	}
-	time.Sleep(300 * time.Millisecond) // their handshakes could have ended
-	w.either("tls", true).header()
+	for deadline := time.Now().Add(handshakeTimeout * 8 / 10); ; {
+		r := w.either("tls", true)
+		r.conn.SetReadDeadline(deadline)
+		_, err := r.r.Peek(pcap.FileHeaderLen)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody is let in")
+		}
+		r.conn.Close()
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // TestReload goes through what may change while an analyst reads.

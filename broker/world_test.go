@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds how long a test waits for what should happen at once.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // world is a relay at work.
 type world struct {
