@@ -289,7 +289,8 @@ func (q *queue) recover(stream string, state journal.EpochState, earliest, now i
 		ep.fix(it)
 	}
 	if ep.crashed {
-		it := &item{cause: wire.CauseAgentCrash, earliest: state.Latest, latest: now, entry: 1}
+		// Not on disk, and so never to be read back: the next run would make it anew.
+		it := &item{cause: wire.CauseAgentCrash, earliest: state.Latest, latest: now}
 		ep.push(it)
 		ep.fix(it)
 		ep.ledger.unknown[cell(it.cause)]++

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,7 +71,8 @@ func TestSpoolDamagedInTheMiddle(t *testing.T) {
 		flip(t, s.segments()[0])
 		s.relay.start()
 		taps := s.source.tapCount()
-		s.agent.start()
+		s.agent.config = s.write("smaller.toml", strings.Replace(s.read("branch-7.toml"), `spool = "`, "memory = \"2MiB\"\nspool = \"", 1))
+		s.agent.start() // with less memory than it has to deliver
 		s.source.tapped(taps)
 		s.source.send(1000)
 		b := s.reckon()

@@ -148,6 +148,15 @@ func (s *site) write(name, text string) string {
 	return path
 }
 
+func (s *site) read(name string) string {
+	s.t.Helper()
+	text, err := os.ReadFile(s.path(name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // must runs one of our commands to its end, which has to be a good one.
 func (s *site) must(name string, args ...string) string {
 	s.t.Helper()
