@@ -483,7 +483,7 @@ func TestRotationIsSafeAtEveryStep(t *testing.T) {
 	if !trust.RelayDue(time.Now()) {
 		t.Fatal("the relay does not see that it needs a certificate of the new authority")
 	}
-	renewed, err := certs.RenewRelay(h.data, time.Hour)
+	renewed, err := certs.RenewRelay(h.data, time.Now(), time.Hour)
 	if err != nil || !renewed {
 		t.Fatalf("renewed: %t, %v", renewed, err)
 	}
@@ -525,7 +525,7 @@ func TestRotationWithTheKeyElsewhere(t *testing.T) {
 
 func TestRelayRenewsItsOwnCertificateOnly(t *testing.T) {
 	h := newHouse(t)
-	if renewed, err := certs.RenewRelay(h.data, time.Hour); renewed || err != nil {
+	if renewed, err := certs.RenewRelay(h.data, time.Now(), time.Hour); renewed || err != nil {
 		t.Errorf("renewed although it is fresh: %v", err)
 	}
 	leaf := h.trust().Relay().Certificate().Leaf

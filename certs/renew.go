@@ -143,15 +143,15 @@ func parseChain(ders [][]byte) ([]*x509.Certificate, error) {
 }
 
 // RenewRelay replaces the relay's own certificate and key where RelayDue says
-// so, and says whether it did.
-func RenewRelay(dir string, life time.Duration) (renewed bool, err error) {
+// so at the time now, and says whether it did.
+func RenewRelay(dir string, now time.Time, life time.Duration) (renewed bool, err error) {
 	root, unlock, err := lockFolder(dir)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	now, err := LoadTrust(dir) // somebody else may have been faster
-	if err != nil || !now.RelayDue(time.Now()) {
+	current, err := LoadTrust(dir) // somebody else may have been faster
+	if err != nil || !current.RelayDue(now) {
 		return false, err
 	}
 	return true, reissueRelay(root, life)

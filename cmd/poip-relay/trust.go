@@ -129,7 +129,7 @@ func (k *keeper) renew(now time.Time) {
 	}
 	life := time.Duration(k.lives.Load().Relay)
 	k.again = now.Add(min(time.Minute, life/20))
-	renewed, err := certs.RenewRelay(k.data, life)
+	renewed, err := certs.RenewRelay(k.data, now, life)
 	switch {
 	case renewed && err == nil:
 		k.log.Info("the relay has renewed its own certificate", "life", life.String())

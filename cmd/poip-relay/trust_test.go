@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"poip/broker"
+	"poip/certs"
+)
+
+// keptRelay is a keeper at work, without a relay that serves anybody.
+func keptRelay(t *testing.T) (k *keeper, data string, said *bytes.Buffer) {
+	t.Helper()
+	data, config := initialized(t, "any")
+	said = new(bytes.Buffer)
+	log := slog.New(slog.NewTextHandler(said, nil))
+	cfg, err := loadConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k, err = newKeeper(cfg, log); err != nil {
+		t.Fatal(err)
+	}
+	options := broker.Options{Log: log}
+	k.decide(&options)
+	if k.broker, err = broker.New(cfg, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // run and end, which closes the sockets
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := k.broker.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return k, data, said
+}
+
+func (k *keeper) serial() string { return certs.SerialOf(k.inForce.Load().Relay().Certificate().Leaf) }
+
+// TestRelayRenewsItsCertificateWhileItRuns: at two thirds of its life, and what
+// it shows from then on is the new one. Without renew in tend it expires.
+func TestRelayRenewsItsCertificateWhileItRuns(t *testing.T) {
+	k, _, said := keptRelay(t)
+	leaf, first := k.inForce.Load().Relay().Certificate().Leaf, k.serial()
+	due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
+	k.tend(due.Add(-time.Minute))
+	if k.serial() != first {
+		t.Error("renewed before it is due")
+	}
+	k.tend(due.Add(time.Minute))
+	if k.serial() == first {
+		t.Errorf("not renewed: %s", said)
+	}
+	config, err := k.inForce.Load().IntakeTLS().GetCertificate(nil)
+	if err != nil || certs.SerialOf(config.Leaf) != k.serial() {
+		t.Errorf("shows another certificate: %v", err)
+	}
+}
+
+// TestRelayThatCannotRenewIsLoud: at once, once a minute, and louder when half
+// of the time for it is over.
+func TestRelayThatCannotRenewIsLoud(t *testing.T) {
+	k, data, said := keptRelay(t)
+	if err := os.Remove(filepath.Join(data, certs.CAKey)); err != nil {
+		t.Fatal(err)
+	}
+	leaf := k.inForce.Load().Relay().Certificate().Leaf
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	for _, c := range []struct {
+		at    time.Time
+		level string // empty: nothing new
+	}{
+		{leaf.NotBefore.Add(life * 3 / 4), "level=WARN"},
+		{leaf.NotBefore.Add(life*3/4 + time.Second), ""},
+		{leaf.NotBefore.Add(life*3/4 + 2*time.Minute), "level=WARN"},
+		{leaf.NotAfter.Add(-life / 10), "level=ERROR"},
+	} {
+		said.Reset()
+		k.tend(c.at)
+		if text := said.String(); c.level == "" && text != "" || !strings.Contains(text, c.level) {
+			t.Errorf("at %s: %q, want %s", c.at, text, c.level)
+		}
+	}
+}
+
+// TestFilesThatChangeAreTakenIntoUse: without a signal, when they are good.
+func TestFilesThatChangeAreTakenIntoUse(t *testing.T) {
+	k, data, said := keptRelay(t)
+	before := k.inForce.Load()
+	k.tend(time.Now())
+	if k.inForce.Load() != before {
+		t.Error("loaded anew although nothing has changed")
+	}
+	revoked := filepath.Join(data, certs.RevocationsFile)
+	write(t, revoked, []byte("{"))
+	k.tend(time.Now())
+	if k.inForce.Load() != before || !strings.Contains(said.String(), certs.RevocationsFile) {
+		t.Errorf("took what it cannot read: %s", said)
+	}
+	if err := os.Remove(revoked); err != nil {
+		t.Fatal(err)
+	}
+	if err := certs.Rotate(data, "", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	k.tend(time.Now())
+	if now := k.inForce.Load(); now == before || len(now.Authorities()) != 2 {
+		t.Errorf("has not noticed another authority: %s", said)
+	}
+}
