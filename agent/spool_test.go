@@ -355,14 +355,14 @@ func TestDamageIsAGapOfExactCount(t *testing.T) {
 				a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
 					paced(sink, 0, 20000)
 					if running {
-						flipBit(t, s.data)
+						flipBit(t, s.data, 1)
 						s.down.Store(false)
 						time.Sleep(time.Minute)
 					}
 					stop()
 				})
 				if !running {
-					flipBit(t, s.data)
+					flipBit(t, s.data, 1)
 					s.down.Store(false)
 					a = s.run(func(_ capture.Sink, stop context.CancelFunc) {
 						time.Sleep(time.Minute)
@@ -386,14 +386,14 @@ func TestDamageIsAGapOfExactCount(t *testing.T) {
 	}
 }
 
-// flipBit flips a bit in the midst of a spool's second segment.
-func flipBit(t *testing.T, data string) {
+// flipBit flips a bit in the midst of a spool's segment.
+func flipBit(t *testing.T, data string, which int) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(data, spoolFolder, "eth0", "*.pcap"))
-	if err != nil || len(files) < 3 {
+	if err != nil || len(files) <= which {
 		t.Fatalf("%d segments, %v", len(files), err)
 	}
-	f, err := os.OpenFile(files[1], os.O_RDWR, 0)
+	f, err := os.OpenFile(files[which], os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +409,43 @@ func flipBit(t *testing.T, data string) {
 	b[0] ^= 1
 	if _, err := f.WriteAt(b, at); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDamageAfterACrash: both are told, and what follows them is delivered.
+func TestDamageAfterACrash(t *testing.T) {
+	for which := range 4 { // segments
+		world(t, func(t *testing.T, relay *fakeRelay) {
+			s := newSensor(t, relay)
+			s.down.Store(true)
+			var left string
+			s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 0, 10000)
+				time.Sleep(10 * time.Second)
+				left = snapshot(t, s.data)
+				stop()
+			})
+			s.data = left
+			flipBit(t, s.data, which)
+			s.down.Store(false)
+			a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+				paced(sink, 50000, 1000)
+				time.Sleep(time.Minute)
+				stop()
+			})
+			eps := relay.stream("s/eth0").epochs
+			if len(eps) != 2 || eps[0].position != 10000 {
+				t.Fatalf("%d epochs, the first up to %d", len(eps), eps[0].position)
+			}
+			checkNumbered(t, eps[1].packets, 50000, 1000)
+			gaps := eps[0].gaps
+			if len(gaps) != 2 || gaps[0].Cause != wire.CauseSpoolCorrupt || gaps[1].Cause != wire.CauseAgentCrash {
+				t.Fatalf("gaps %+v", gaps)
+			}
+			eps[0].gaps = gaps[:1]
+			checkAround(t, eps[0], 10000)
+			closes(t, spooled(a))
+		})
 	}
 }
 
@@ -504,8 +541,8 @@ func TestAFullDiskCostsWhatDoesNotFitIntoMemory(t *testing.T) {
 		var during, later StreamStatus
 		var a *Agent
 		ctx, stop := context.WithCancel(t.Context())
+		s.down.Store(true)
 		a = s.agent(func(sink capture.Sink) {
-			s.down.Store(true)
 			paced(sink, 0, 5000)
 			full.Store(true)
 			paced(sink, 5000, 10000) // 14 MB, into what is left of 4 MiB of memory
