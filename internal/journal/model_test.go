@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +47,20 @@ type machine struct {
 	clock int64
 	ended bool
 	begun bool
+}
+
+// String shows everything, for a failure.
+func (m *machine) String() string {
+	m.j.mu.Lock()
+	defer m.j.mu.Unlock()
+	out := fmt.Sprintf("\ntrimmed %+v, renew %t\n", m.j.trimmed, m.j.renew)
+	for _, s := range m.j.segments {
+		out += fmt.Sprintf("segment %s: %+v\n", s.name, s.sum)
+	}
+	for i, e := range m.log {
+		out += fmt.Sprintf("%d: %v\n", i, e)
+	}
+	return out
 }
 
 func newMachine(t *rapid.T) *machine {
@@ -199,6 +214,9 @@ func (m *machine) accept(t *rapid.T, durable uint64) {
 	if err != nil {
 		t.Fatalf("after a crash: %v", err)
 	}
+	if len(all) == 0 { // all that may be gone is; what was not durable may be told again
+		m.log, m.most = nil, 0
+	}
 	for i := range m.log {
 		m.log[i].serial = 0
 	}
@@ -289,7 +307,13 @@ func (l *told) shown() (Kind, wire.Cause) {
 }
 
 // match says whether what a Reader returned is the log from some entry on.
-func (m *machine) match(all []Entry, records [][]byte, at int) error {
+func (m *machine) match(all []Entry, records [][]byte, at int) (err error) {
+	before := slices.Clone(m.log)
+	defer func() {
+		if err != nil {
+			copy(m.log, before)
+		}
+	}()
 	for i, e := range all {
 		if at == len(m.log) {
 			return fmt.Errorf("entry %+v is one too many", e)
@@ -330,7 +354,7 @@ func (m *machine) match(all []Entry, records [][]byte, at int) error {
 func (m *machine) Check(t *rapid.T) {
 	m.settle(t)
 	if err := m.compare(readAll(t, m.j.ReadOrdinal(0))); err != nil {
-		t.Fatal(err)
+		t.Fatal(err, m)
 	}
 }
 
