@@ -64,9 +64,6 @@ func (h *history) pending() int64 { return h.journal.Pending() }
 
 func (h *history) trouble() error { return h.journal.Trouble() }
 
-// oldest is the ordinal of the oldest packet that there is.
-func (h *history) oldest() uint64 { return h.journal.Oldest() }
-
 // committed is called by the journal when it has made progress, or is in
 // trouble, or out of it.
 func (h *history) committed() {
