@@ -11,6 +11,11 @@
 // (outlet.go). Who may write is said in role.go, how a subscriber ends in
 // order.go, how it reads several streams in merge.go.
 //
+// Where a stream has a history, the session hands each batch to that as well and
+// acknowledges what is on disk (care.go, history.go), and cursors that the ring
+// has passed read on from there (past.go). archive.go has all histories, and
+// trims them.
+//
 // The Broker knows who is there: it lets sessions in (register.go), opens
 // doors (doors.go), lets subscribers in (admit.go, analyst.go) and introduces
 // them to each other (introduce.go). Which analyst may read what is decided in
