@@ -113,7 +113,7 @@ func failing(n, step int) []string {
 func TestRelayFsyncFails(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{underAny: failing(30, 20)})
+		s := newSite(t, plan{relayAs: failing(30, 20)})
 		s.start()
 		s.endureFsync(s.relay.Process)
 	})

@@ -22,7 +22,7 @@ import (
 func TestDescriptorsRunOut(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{underAny: []string{"prlimit", "--nofile=64"}})
+		s := newSite(t, plan{relayAs: []string{"prlimit", "--nofile=64"}})
 		s.start()
 		before := s.rest()
 		reader := follow(t, livePort)

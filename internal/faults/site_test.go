@@ -57,7 +57,7 @@ type plan struct {
 	branch    *poiptest.Branch
 	address   string   // at which the relay is dialed; empty: loopback, or the branch's link
 	listen    string   // where it takes agents in; empty: the same
-	underAny  []string // a program under which the relay runs, with its arguments
+	relayAs   []string // a program under which the relay runs, with its arguments
 	agentAs   []string // the same for the agent
 }
 
@@ -80,7 +80,7 @@ func newSite(t *testing.T, p plan) *site {
 	if p.scheme == "" {
 		p.scheme = "tls"
 	}
-	s.relay = &relay{site: s, under: p.underAny, config: s.write("relay.toml", s.relayTOML(p))}
+	s.relay = &relay{site: s, under: p.relayAs, config: s.write("relay.toml", s.relayTOML(p))}
 	url := fmt.Sprintf("%s://%s:%s", p.scheme, p.address, intakePort)
 	s.agent = s.newAgent("branch-7", url, agentAdmin, p.agent, s.source.captureTOML())
 	s.agent.under = p.agentAs
@@ -316,16 +316,6 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	for deadline := time.Now().Add(patience); !holds(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
-}
-
-// always fails when the condition does not hold at some moment.
-func always(t *testing.T, during time.Duration, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if !holds() {
-			t.Fatalf("does not hold: %s", what)
 		}
 	}
 }
