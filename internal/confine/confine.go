@@ -12,7 +12,6 @@
 package confine
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -76,5 +75,3 @@ func (f InForce) LogValue() slog.Value {
 	}
 	return slog.GroupValue(attrs...)
 }
-
-var errElsewhere = errors.New("only Linux can confine a process")

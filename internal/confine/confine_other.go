@@ -2,7 +2,12 @@
 
 package confine
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+var errElsewhere = errors.New("only Linux can confine a process")
 
 // Apply does nothing, which is an error where something is required.
 func Apply(need Need) (InForce, error) {
