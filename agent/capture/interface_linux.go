@@ -81,6 +81,7 @@ type tap struct {
 	watch    *linkWatch
 	waker    *waker
 	presence *presence
+	bound    bool // to an interface, at some time
 
 	lanes []packetLane // one socket, or two that share the packets by length
 	ring  ring

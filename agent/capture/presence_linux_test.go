@@ -109,6 +109,9 @@ func TestInterfaceGoesOnWhenRecreated(t *testing.T) {
 		must(t, x.Add("udp", addrPort("192.0.2.3:9")))
 		time.Sleep(3 * blockTimeout)
 		expectFrames(t, c.stop(t), want[:3])
+		if c.restarts != 3 {
+			t.Errorf("%d gaps stand for 3 times that the interface was away", c.restarts)
+		}
 	})
 }
 

@@ -30,13 +30,14 @@ type packet struct {
 
 // recorder is a Sink that remembers, for tests.
 type recorder struct {
-	mu      sync.Mutex
-	info    Info
-	packets []packet
-	lost    uint64
-	empty   int
-	pending int       // packets since the last Flush
-	flush   time.Time // of the last one that there was something for
+	mu       sync.Mutex
+	info     Info
+	packets  []packet
+	lost     uint64
+	restarts int // gaps of unknown count
+	empty    int
+	pending  int       // packets since the last Flush
+	flush    time.Time // of the last one that there was something for
 }
 
 func (r *recorder) Packet(sec, nsec, original uint32, data []byte) {
@@ -49,6 +50,10 @@ func (r *recorder) Packet(sec, nsec, original uint32, data []byte) {
 func (r *recorder) Lost(n uint64, cause wire.Cause) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if cause == wire.CauseCaptureRestart && n == 0 {
+		r.restarts++
+		return
+	}
 	if cause != wire.CauseKernelDrop {
 		panic("lost by " + cause.String())
 	}

@@ -168,9 +168,13 @@ func (t *tap) bind(index int) error {
 		if lane.boundTo() == index {
 			continue
 		}
+		if t.bound && k == 0 { // what came by since the interface is there again is lost
+			t.sink.Lost(0, wire.CauseCaptureRestart)
+		}
 		if err := lane.bind(index, t.spec.Promiscuous && k == 0); err != nil {
 			return fmt.Errorf("capture on %s: %w", t.spec.Name, err)
 		}
 	}
+	t.bound = true
 	return nil
 }
