@@ -29,7 +29,9 @@ func (s *spool) load(ep *epoch) error {
 	}
 	if len(p.found) == 0 && (errors.Is(err, io.EOF) || p.beyond) {
 		p.missing(after) // it should be there, and is not
-		p.unknown = true
+		if len(p.found) == 0 {
+			p.gap(lostEntry(after, 0))
+		}
 	}
 	s.readerAt = p.at
 	if p.beyond || err != nil {
@@ -86,9 +88,14 @@ func (p *partly) missing(next wire.PacketNumber) {
 	if next <= p.at {
 		return
 	}
-	e := journal.Entry{Kind: journal.Gap, Cause: wire.CauseSpoolCorrupt, Lost: uint64(next - p.at)}
-	e.First = p.at
-	p.gap(e)
+	p.gap(lostEntry(p.at, uint64(next-p.at)))
+}
+
+// lostEntry stands for what should be on disk; a count of 0 is unknown.
+func lostEntry(first wire.PacketNumber, count uint64) journal.Entry {
+	e := journal.Entry{Kind: journal.Gap, Cause: wire.CauseSpoolCorrupt, Lost: count}
+	e.First = first
+	return e
 }
 
 func (p *partly) gap(e journal.Entry) {
