@@ -12,9 +12,16 @@ import (
 // its connection: records into a batch, the batch through the queue, its CRC,
 // its acknowledgment.
 func BenchmarkFraming(b *testing.B) {
-	for _, length := range []int{64, 1400} {
-		b.Run(fmt.Sprintf("%dB", length), func(b *testing.B) {
+	for _, c := range []struct {
+		length int
+		spool  bool // there is one, and it has nothing to do
+	}{{64, false}, {1400, false}, {64, true}, {1400, true}} {
+		length := c.length
+		b.Run(fmt.Sprintf("%dB/spool=%t", length, c.spool), func(b *testing.B) {
 			q := newQueue(newMemory(64<<20), OverflowDropOldest)
+			if c.spool {
+				q.work = make(chan struct{}, 1)
+			}
 			ep := q.begin(wire.Hello{})
 			q.greet(0)
 			if err := q.resume(0, 16<<20); err != nil {
