@@ -3,7 +3,6 @@ package agent
 import (
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -85,7 +84,7 @@ func (m *spoolTest) Crash(t *rapid.T) {
 	m.count()
 	m.Disconnect(t)
 	left := filepath.Join(m.t.TempDir(), "left")
-	if err := os.CopyFS(left, os.DirFS(m.dir)); err != nil {
+	if err := copyFolder(m.dir, left); err != nil {
 		t.Fatal(err)
 	}
 	m.spool.reading.Lock()
