@@ -26,7 +26,6 @@ type spoolTest struct {
 
 	counted map[wire.Epoch]uint64            // packets of each epoch, kernel drops included
 	ends    map[wire.Epoch]wire.PacketNumber // of those that were cut short: where they may end at most
-	least   map[wire.Epoch]wire.PacketNumber // … and at least
 }
 
 func (m *spoolTest) start(t *rapid.T) {

@@ -58,10 +58,7 @@ func TestGrantsMeet(t *testing.T) {
 // TestMeetingPatternsShareAName: what two patterns both match makes them meet;
 // over few short names, that they meet means that there is one.
 func TestMeetingPatternsShareAName(t *testing.T) {
-	var names []string
-	for _, n := range words("ab", 6) {
-		names = append(names, n)
-	}
+	names := words("ab", 6)
 	rapid.Check(t, func(t *rapid.T) {
 		part := rapid.StringMatching(`[ab*]{1,3}`)
 		a, b := part.Draw(t, "a"), part.Draw(t, "b")
