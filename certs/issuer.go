@@ -119,20 +119,20 @@ func CheckCSR(der []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate request: %w", err)
 	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("check certificate request: %w", err)
-	}
-	switch key := csr.PublicKey.(type) {
+	switch key := csr.PublicKey.(type) { // before the signature, which strangers could make as long to verify as they like
 	case *ecdsa.PublicKey:
 		if key.Curve != elliptic.P256() {
 			return nil, errors.New("check certificate request: ECDSA on another curve than P-256")
 		}
 	case *rsa.PublicKey:
-		if key.N.BitLen() > 8192 { // verifying takes long
+		if key.N.BitLen() > 8192 {
 			return nil, errors.New("check certificate request: RSA with more than 8192 bits")
 		}
 	}
 	if err := checkKey(csr.PublicKey); err != nil {
+		return nil, fmt.Errorf("check certificate request: %w", err)
+	}
+	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("check certificate request: %w", err)
 	}
 	return csr, nil

@@ -8,7 +8,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"math/big"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -188,6 +192,37 @@ func TestASensorTakesItsOwnCertificateOnly(t *testing.T) {
 		if (err == nil) != c.good {
 			t.Errorf("%s: %v", c.what, err)
 		}
+	}
+}
+
+// A key that takes long to verify anything with is refused before anything is:
+// this request's signature is nonsense, and nobody has looked. Fails where
+// CheckCSR verifies first: each such request costs a tenth of a second.
+func TestHugeKeysVerifyNothing(t *testing.T) {
+	n := new(big.Int).Lsh(big.NewInt(1), 16000)
+	spki, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type body struct {
+		Version      int
+		Subject, Key asn1.RawValue
+		Attributes   []asn1.RawValue `asn1:"tag:0"`
+	}
+	der, err := asn1.Marshal(struct {
+		Body      body
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{
+		body{Subject: asn1.RawValue{FullBytes: []byte{0x30, 0}}, Key: asn1.RawValue{FullBytes: spki}},
+		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}, // sha256WithRSAEncryption
+		asn1.BitString{Bytes: make([]byte, 2001), BitLength: 8 * 2001},
+	})
+	if err != nil || len(der) > wire.MaxJoinLen-wire.JoinHeaderLen {
+		t.Fatalf("%d bytes do not fit: %v", len(der), err)
+	}
+	if _, err := CheckCSR(der); err == nil || !strings.Contains(err.Error(), "more than 8192 bits") {
+		t.Errorf("refused with %v", err)
 	}
 }
 
