@@ -208,13 +208,16 @@ func (g *guard) renew(n *guest, request []byte, remote string) (wire.Certificate
 		return wire.Certificate{}, err
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	for other := range g.guests {
 		if other.chain[0].Equal(old[0]) {
 			other.chain = chain
 		}
 	}
 	g.succeed(old[0], chain)
+	g.mu.Unlock()
+	if err := g.verdict(chain); err != nil { // it was revoked while a review looked for the one before
+		g.sendAway(chain[0], err)
+	}
 	var answer wire.Certificate
 	for _, c := range chain {
 		answer.Chain = append(answer.Chain, c.Raw)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -189,6 +190,35 @@ func TestWhoComesWithARenewedCertificateGoesByTheNewOne(t *testing.T) {
 		if got := enter(chain).chain[0]; got != third[0] {
 			t.Errorf("who comes with the %s goes by %s", what, got.Raw)
 		}
+	}
+}
+
+// TestRevocationsHoldWhileSomebodyRenews: a certificate that is revoked between
+// its making and its use sends away who goes by it. Without the verdict in
+// guard.renew a review that was under way meanwhile would be the last.
+func TestRevocationsHoldWhileSomebodyRenews(t *testing.T) {
+	first, second := madeUp("1", time.Hour), madeUp("2", time.Hour)
+	revoked := false
+	g := newGuard(Options{
+		Log: slog.New(slog.DiscardHandler),
+		Standing: func(chain []*x509.Certificate) error {
+			if revoked && chain[0] == second[0] {
+				return wire.Refusal{Code: wire.CodeRevoked}
+			}
+			return nil
+		},
+		Renew: func([]*x509.Certificate, []byte, string) ([]*x509.Certificate, error) {
+			revoked = true
+			return second, nil
+		},
+	})
+	ended := wire.Code(0)
+	n, err := g.enter("", "branch-7", first, func(code wire.Code) { ended = code })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.renew(n, nil, ""); err != nil || ended != wire.CodeRevoked {
+		t.Errorf("ended with %v, %v", ended, err)
 	}
 }
 
