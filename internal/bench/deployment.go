@@ -20,7 +20,8 @@ import (
 type deployment struct {
 	*stage
 	relay        *process
-	intake       int // ports
+	config       string // of the relay
+	intake       int    // ports
 	admin, plain int
 	sensor       string // directory of the sensor's identity
 }
@@ -33,35 +34,42 @@ type relayOptions struct {
 	tls      bool
 	format   string
 	host     string // where the intake listens; empty is loopback
+	data     string // directory of the relay's data; empty is in memory
+	history  string // of a stream; empty is none
 }
 
 // deploy makes an authority and an identity and starts the relay.
 func (s *stage) deploy(o relayOptions) (*deployment, error) {
 	d := &deployment{stage: s, intake: s.port(), admin: s.port(), plain: s.port(), sensor: filepath.Join(s.dir, "sensor")}
-	data := filepath.Join(s.dir, "relay")
+	if o.data == "" {
+		o.data = filepath.Join(s.dir, "relay")
+	}
 	if o.host == "" {
 		o.host = "127.0.0.1"
 	}
 	for _, argv := range [][]string{
-		{"init", "--data", data, "--name", "relay.bench"},
-		{"issue", "bench", "--data", data, "--out", d.sensor},
+		{"init", "--data", o.data, "--name", "relay.bench"},
+		{"issue", "bench", "--data", o.data, "--out", d.sensor},
 	} {
 		if out, err := exec.Command(s.program("poip-relay"), argv...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("poip-relay %s: %w\n%s", argv[0], err, out)
 		}
 	}
-	config := filepath.Join(s.dir, "relay.toml")
-	if err := os.WriteFile(config, d.relayConfig(data, o), 0o600); err != nil {
+	d.config = filepath.Join(s.dir, "relay.toml")
+	if err := os.WriteFile(d.config, d.relayConfig(o), 0o600); err != nil {
 		return nil, err
 	}
-	var err error
-	if d.relay, err = s.start("relay", s.program("poip-relay"), "run", "--config", config); err != nil {
-		return nil, err
-	}
-	return d, d.awaitRelay()
+	return d, d.startRelay()
 }
 
-func (d *deployment) relayConfig(data string, o relayOptions) []byte {
+func (d *deployment) startRelay() (err error) {
+	if d.relay, err = d.start("relay", d.program("poip-relay"), "run", "--config", d.config); err != nil {
+		return err
+	}
+	return d.awaitRelay()
+}
+
+func (d *deployment) relayConfig(o relayOptions) []byte {
 	fill := func(v *string, otherwise string) {
 		if *v == "" {
 			*v = otherwise
@@ -71,6 +79,7 @@ func (d *deployment) relayConfig(data string, o relayOptions) []byte {
 	fill(&o.overflow, "skip")
 	fill(&o.start, "live")
 	fill(&o.format, "pcap")
+	fill(&o.history, "0")
 	return fmt.Appendf(nil, `[relay]
 name = "relay.bench"
 data = %q
@@ -82,6 +91,7 @@ max_streams_per_sensor = 200
 listen = "127.0.0.1:%d"
 [relay.stream]
 memory = %q
+history = %q
 [[relay.listener]]
 name = "bench"
 listen = "127.0.0.1:%d"
@@ -93,7 +103,7 @@ overflow = %q
 start = %q
 end = "close"
 max_connections = 2000
-`, data, o.host, d.intake, o.host, d.intake, d.admin, o.memory, d.plain, o.tls, o.format, o.overflow, o.start)
+`, o.data, o.host, d.intake, o.host, d.intake, d.admin, o.memory, o.history, d.plain, o.tls, o.format, o.overflow, o.start)
 }
 
 // awaitRelay waits until the relay says that it is well.

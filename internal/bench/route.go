@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // routeScenarios are the whole way of one stream: a file in memory at the
@@ -98,11 +99,13 @@ func (d *deployment) deliver(n int, file, scheme string, readerArgs ...string) (
 	if err := agent.wait(patience); err != nil {
 		return nil, err
 	}
+	took := time.Since(d.marked)
 	if err := d.allArrived(t, n, file); err != nil {
 		return nil, err
 	}
 	result, err := d.flow(t)
 	if err == nil {
+		result[ackedRate] = float64(t.Least) / gib / took.Seconds()
 		result[peakMiB] = float64(d.relay.peak()) / (1 << 20)
 	}
 	return result, err

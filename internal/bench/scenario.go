@@ -80,5 +80,6 @@ func scenarios(short bool) []scenario {
 	all = append(all, quietScenarios(amount)...)
 	all = append(all, lossyScenarios(amount)...)
 	all = append(all, diskScenarios(amount)...)
+	all = append(all, historyScenarios(amount)...)
 	return all
 }
