@@ -96,6 +96,18 @@ func (t *Trust) Follows(before *Trust) error {
 	return nil
 }
 
+// Revoking is t with the revocations as they are now, for when nothing else of
+// the data folder is of use: who is revoked has to go all the same.
+func (t *Trust) Revoking(dir string) (*Trust, error) {
+	revoked, err := loadRevocations(dir)
+	if err != nil {
+		return nil, err
+	}
+	next := *t
+	next.revoked = revoked
+	return &next, next.Follows(t)
+}
+
 // IntakeTLS is for agents.
 func (t *Trust) IntakeTLS() *tls.Config { return t.judging(IntakeTLS(t.relay, t.pool)) }
 

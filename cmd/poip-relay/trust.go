@@ -29,7 +29,8 @@ type keeper struct {
 	lives   atomic.Pointer[broker.CertsConfig]
 
 	// Owned by the goroutine that looks and reloads.
-	looked    string    // what the files were like when they were loaded, or refused
+	looked    string    // what the files were like when they were loaded
+	refused   string    // and when they were of no use
 	complaint string    // the last one
 	said      time.Time // when
 	again     time.Time // before which the relay's certificate is not tried again
@@ -85,11 +86,24 @@ func (k *keeper) look(now time.Time) {
 	fresh, err := k.load()
 	if err != nil {
 		k.complain(now, slog.LevelError, "changed certificates or revocations are of no use; what was in force stays", err)
+		k.revoke(files)
 		return
 	}
-	k.looked, k.complaint = files, ""
+	k.looked, k.refused, k.complaint = files, "", ""
 	k.use(fresh)
 	k.log.Info("certificates and revocations loaded anew")
+}
+
+// revoke takes at least the revocations into use where the files are of no use
+// as a whole: a relay whose own certificate has expired has sessions still.
+func (k *keeper) revoke(files string) {
+	if files == k.refused {
+		return
+	}
+	k.refused = files
+	if t, err := k.inForce.Load().Revoking(k.data); err == nil {
+		k.use(t)
+	}
 }
 
 // load reads what could take the place of what is in force.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -87,6 +88,38 @@ func TestRelayThatCannotRenewIsLoud(t *testing.T) {
 		if text := said.String(); c.level == "" && text != "" || !strings.Contains(text, c.level) {
 			t.Errorf("at %s: %q, want %s", c.at, text, c.level)
 		}
+	}
+}
+
+// TestRevocationsHoldWhateverElseIsWrong: a relay whose own certificate is of no
+// use ends the sessions of who is revoked. Without keeper.revoke they go on.
+func TestRevocationsHoldWhateverElseIsWrong(t *testing.T) {
+	k, data, said := keptRelay(t)
+	sensor := filepath.Join(t.TempDir(), "branch-7")
+	if err := certs.IssueSensor(data, "branch-7", sensor); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := certs.LoadKeypair(filepath.Join(sensor, certs.SensorCert), filepath.Join(sensor, certs.SensorKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := []*x509.Certificate{pair.Certificate().Leaf}
+	write(t, filepath.Join(data, certs.RelayCert), []byte("damaged"))
+	k.tend(time.Now())
+	if err := k.inForce.Load().Standing(chain); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := certs.RevokeName(data, certs.SensorSubject("branch-7")); err != nil {
+		t.Fatal(err)
+	}
+	k.tend(time.Now())
+	if err := k.inForce.Load().Standing(chain); err == nil {
+		t.Errorf("a revoked sensor stays: %s", said)
+	}
+	inForce := k.inForce.Load()
+	k.tend(time.Now())
+	if k.inForce.Load() != inForce {
+		t.Error("everybody is judged anew although nothing has changed")
 	}
 }
 
