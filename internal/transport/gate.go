@@ -47,13 +47,18 @@ var (
 )
 
 // Enter takes a place, which is given back by Leave. Evict is called when
-// somebody else needs it; where it is nil, the place is kept.
+// somebody else needs it; where it is nil, the place is kept. Half of all places
+// are for those who can be evicted: others who keep silent cannot shut them out.
 func (g *Gate) Enter(remote net.Addr, evict func()) (*Stranger, error) {
 	s := &Stranger{addr: origin(remote), since: time.Now(), evict: evict}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	same := func(o *Stranger) bool { return o.addr == s.addr }
 	anyone := func(*Stranger) bool { return true }
+	staying := func(o *Stranger) bool { return o.evict == nil }
+	if evict == nil && !g.makeRoom(staying, (g.most+1)/2) {
+		return nil, errCrowded
+	}
 	if !g.makeRoom(same, g.mostPerAddr) || !g.makeRoom(anyone, g.most) {
 		return nil, errCrowded
 	}

@@ -65,6 +65,25 @@ func TestGatePassesOverWhoCannotBeEvicted(t *testing.T) {
 	})
 }
 
+// Strangers over QUIC, who cannot be evicted, leave half of the places to those
+// over TCP. Fails without the case of staying in Enter.
+func TestGateKeepsPlacesForWhoCanBeEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate(4, 4)
+		for i, want := range []error{nil, nil, errCrowded} {
+			if _, err := g.Enter(from("192.0.2.1:1"), nil); !errors.Is(err, want) {
+				t.Errorf("stranger %d over QUIC: %v, want %v", i+1, err, want)
+			}
+		}
+		for i := range 4 {
+			if _, err := g.Enter(from("192.0.2.2:1"), func() {}); err != nil {
+				t.Errorf("stranger %d over TCP: %v", i+1, err)
+			}
+			time.Sleep(evictAfter)
+		}
+	})
+}
+
 func TestOriginIsAnAddressOrACustomer(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
