@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"poip/auth"
@@ -20,8 +21,10 @@ import (
 const (
 	rosterFile = "seen.json"
 
-	// rosterPace is how often the file is written at most.
+	// rosterPace is how often the file is written, and rosterLook how soon when
+	// somebody has come or gone.
 	rosterPace = 10 * time.Second
+	rosterLook = time.Second
 
 	// maxRoster bounds the sensors in the file: those seen last stay.
 	maxRoster = 4096
@@ -88,8 +91,9 @@ func (b *Broker) keepRoster(ctx context.Context) {
 		b.log.Warn("who was seen before is forgotten", "error", err)
 		roster = Roster{Sensors: make(map[auth.SensorName]Sighting)}
 	}
-	tick := time.NewTicker(rosterPace)
+	tick := time.NewTicker(rosterLook)
 	defer tick.Stop()
+	var there string
 	write := func(running bool) {
 		if err := b.writeRoster(&roster, running); err != nil {
 			b.complaints.warn(b.log, "cannot write who was seen", "error", err)
@@ -102,9 +106,21 @@ func (b *Broker) keepRoster(ctx context.Context) {
 			write(false)
 			return
 		case <-tick.C:
-			write(true)
+			if now := b.whoIsThere(); now != there || time.Since(roster.Written) >= rosterPace {
+				there = now
+				write(true)
+			}
 		}
 	}
+}
+
+// whoIsThere is another text whenever a stream begins, ends or moves.
+func (b *Broker) whoIsThere() string {
+	var text strings.Builder
+	for _, st := range b.Streams() {
+		fmt.Fprintln(&text, st.Sensor, st.Stream, st.State, st.Remote)
+	}
+	return text.String()
 }
 
 func (b *Broker) writeRoster(r *Roster, running bool) error {
