@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"poip/internal/config"
+	"poip/internal/wire"
 )
 
 // TestCheckAccess: what is wrong with who may come in is said with its key and
@@ -282,4 +283,32 @@ func TestASensorIsHeldBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.eventually("all to arrive", func() bool { return w.streamStatus("s/c").Received == batches })
+}
+
+// A sensor may be refused as often as it likes, and writes no line for each. It
+// fails where a session logs what it is refused without session.complain.
+func TestASensorFillsNoLog(t *testing.T) {
+	w := newWorld(t, nil)
+	begin := time.Now()
+	for range 40 {
+		a := w.dial("branch-7")
+		a.send(wire.AppendGap(nil, wire.Gap{}))
+		a.refused()
+	}
+	w.agent("branch-8/eth0").packets("another sensor has lines of its own")
+	stranger := w.dial("branch-8")
+	stranger.send(wire.AppendGap(nil, wire.Gap{}))
+	stranger.refused()
+	refused := func(sensor string) (n int) {
+		for line := range strings.Lines(w.logs.String()) {
+			if strings.Contains(line, "refused an agent") && strings.Contains(line, "sensor="+sensor) {
+				n++
+			}
+		}
+		return n
+	}
+	w.eventually("the other is heard", func() bool { return refused("branch-8") == 1 })
+	if n := refused("branch-7"); n == 0 || n > 11+int(time.Since(begin).Seconds()) { // ten at once, then one a second
+		t.Errorf("%d lines about 40 refusals", n)
+	}
 }

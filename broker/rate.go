@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,8 @@ import (
 // Debts queue up, so that no stream starves another.
 type rate struct {
 	limited atomic.Bool // limit is not 0; so that no limit costs no lock
+
+	complaints complaints // about the sensor: whatever it does, it fills no disk
 
 	mu    sync.Mutex
 	limit float64 // bytes a second
@@ -64,6 +67,16 @@ func (b *Broker) setRates(limit config.Size) {
 	for _, r := range b.rates {
 		r.set(limit, time.Now())
 	}
+}
+
+// complain says what the sensor does wrong, as often as its own account of such
+// lines allows.
+func (s *session) complain(log *slog.Logger, text string, attrs ...any) {
+	if s.rate == nil {
+		log.Warn(text, attrs...)
+		return
+	}
+	s.rate.complaints.warn(log, text, attrs...)
 }
 
 // pay holds the session back after a batch of n bytes, as the rate of its

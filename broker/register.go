@@ -36,7 +36,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 		err = b.vouch(s)
 	}
 	if err != nil {
-		log.Warn("refused an agent", "reason", err.Error())
+		s.complain(s.log, "refused an agent", "reason", err.Error())
 		b.auditAgent(s.sensor, conn, codeOf(err), err)
 		s.farewell(err)
 		return
@@ -65,6 +65,7 @@ func (b *Broker) admitSession(s *session) error {
 	s.sensor, s.log = sensor, s.log.With("sensor", string(sensor))
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	s.rate = b.rateOf(sensor)
 	if b.draining {
 		return refuse(wire.CodeDraining, "%s", reasons[wire.CodeDraining])
 	}
@@ -75,7 +76,6 @@ func (b *Broker) admitSession(s *session) error {
 		return refuse(wire.CodeLimit, "sensor %s has %d connections already (max_streams_per_sensor)", sensor, most)
 	}
 	b.talking[sensor]++
-	s.rate = b.rateOf(sensor)
 	b.sessions.Add(1)
 	return nil
 }
@@ -98,12 +98,12 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 		return nil, nil, nil, refuse(wire.CodeProtocol, "%s", err)
 	}
 	if err := b.opts.MayPublish(s.sensor, name); err != nil {
-		s.log.Warn("refused a stream to an agent", "stream", name.String(), "reason", err.Error())
+		s.complain(s.log, "refused a stream to an agent", "stream", name.String(), "reason", err.Error())
 		return nil, nil, nil, refuse(wire.CodeForbidden, "%s", err)
 	}
 	st, older, err := b.claim(s, name)
 	if err != nil {
-		s.log.Warn("refused a stream to an agent", "stream", name.String(), "reason", err.Error())
+		s.complain(s.log, "refused a stream to an agent", "stream", name.String(), "reason", err.Error())
 		return nil, nil, nil, err
 	}
 	if older != nil {
@@ -151,7 +151,7 @@ func (b *Broker) fence(st *stream, older, newer *session) {
 	<-older.done
 	st.ledger.fenced.Add(1)
 	b.guard.takenOver(st, older, newer)
-	st.log.Warn("a newer session takes the stream over", "remote", newer.conn.RemoteAddr().String(), "from", older.conn.RemoteAddr().String())
+	st.log.Log(context.Background(), st.seldom(&st.fencedSaid, slog.LevelWarn), "a newer session takes the stream over", "remote", newer.conn.RemoteAddr().String(), "from", older.conn.RemoteAddr().String())
 }
 
 // claim makes the session the stream's own, and returns the one that was so
@@ -290,18 +290,19 @@ func (b *Broker) ended(s *session, e wire.End) {
 	if !e.Final {
 		return
 	}
-	s.stream.log.Info("stream has ended", "packets", s.stream.ledger.packets.Load())
+	s.stream.log.Log(context.Background(), s.stream.seldom(&s.stream.endedSaid, slog.LevelInfo), "stream has ended", "packets", s.stream.ledger.packets.Load())
 	s.ring.over.Store(true)
 	s.ring.readers.all()
 }
 
 // release takes the session off its stream.
 func (b *Broker) release(s *session, err error) {
-	log := s.log
-	b.mu.Lock()
+	log, level := s.log, slog.LevelDebug // of one that has said nothing
 	if s.stream != nil {
 		log = log.With("stream", string(s.stream.name.Capture))
+		level = s.stream.seldom(&s.stream.goneSaid, slog.LevelInfo)
 	}
+	b.mu.Lock()
 	for _, st := range b.streams {
 		if st.session == s {
 			st.session = nil
@@ -312,15 +313,15 @@ func (b *Broker) release(s *session, err error) {
 	var refusal wire.Refusal
 	switch {
 	case errors.As(err, &refusal) && refusal.Code != wire.CodeDraining:
-		log.Warn("refused an agent", "code", refusal.Code.String(), "reason", refusal.Reason)
+		s.complain(log, "refused an agent", "code", refusal.Code.String(), "reason", refusal.Reason)
 		b.auditAgent(s.sensor, s.conn, refusal.Code, err)
 	case errors.Is(err, wire.ErrMalformed):
-		log.Warn("refused an agent", "code", wire.CodeProtocol.String(), "reason", err.Error())
+		s.complain(log, "refused an agent", "code", wire.CodeProtocol.String(), "reason", err.Error())
 		b.auditAgent(s.sensor, s.conn, wire.CodeProtocol, err)
 	case s.state == streaming:
-		log.Info("agent has gone; its stream waits for it", "reason", err.Error())
+		log.Log(context.Background(), level, "agent has gone; its stream waits for it", "reason", err.Error())
 	default:
-		log.Info("agent has gone", "reason", err.Error())
+		log.Log(context.Background(), level, "agent has gone", "reason", err.Error())
 	}
 }
 

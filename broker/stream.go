@@ -42,6 +42,9 @@ type stream struct {
 	muted                  time.Time     // until then losses are counted, not logged
 	unsaid                 uint64        // packets of losses that were not logged
 	begunSaid, changedSaid time.Time     // see seldom
+	fencedSaid, goneSaid   time.Time     // the same
+	endedSaid              time.Time     // the same
+	elsewhereSaid          time.Time     // the same
 }
 
 // An epoch is how far the relay has got in one run of a capture.

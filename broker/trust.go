@@ -254,7 +254,7 @@ func (s *session) answerRenewal(g *guard, request []byte) {
 	remote := s.conn.RemoteAddr().String()
 	answer, err := g.renew(s.guest, request, remote)
 	if err != nil {
-		s.log.Error("sensor's certificate is not renewed", "error", err)
+		s.complain(s.log, "sensor's certificate is not renewed", "error", err)
 		answer = wire.Certificate{Reason: err.Error()}
 	} else {
 		s.log.Info("sensor's certificate renewed")
@@ -308,7 +308,7 @@ func (g *guard) takenOver(st *stream, older, newer *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.elsewhere[newer.sensor]++
-	st.log.Error("another address takes the stream over: the sensor has moved, or two agents use one certificate", "from", from.String(), "to", to.String())
+	st.log.Log(context.Background(), st.seldom(&st.elsewhereSaid, slog.LevelError), "another address takes the stream over: the sensor has moved, or two agents use one certificate", "from", from.String(), "to", to.String())
 }
 
 func hostOf(a net.Addr) netip.Addr {
