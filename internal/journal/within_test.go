@@ -3,6 +3,7 @@ package journal
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -32,5 +33,26 @@ func TestWithinLeadsNowhereElse(t *testing.T) {
 	}
 	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
 		t.Errorf("outside there is %v, %v", left, err)
+	}
+}
+
+func TestWithinHasTheWayOnTheDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 { // whoever made the folders may have died before they were synced
+		var synced []string
+		sync := func(d *os.File) error {
+			name, err := filepath.Rel(dir, d.Name())
+			synced = append(synced, name)
+			return err
+		}
+		if _, err := makeWithin(dir, "a/b/c", sync); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"a/b", "a", "."}; !slices.Equal(synced, want) {
+			t.Errorf("synced %q, want %q", synced, want)
+		}
+	}
+	if _, err := makeWithin(dir, "a/b/d", func(*os.File) error { return errSync }); err == nil {
+		t.Error("folders are used that are not on the disk")
 	}
 }
