@@ -143,6 +143,28 @@ func TestFreedSpaceIsUsedAtOnce(t *testing.T) {
 	})
 }
 
+func TestAJournalIsOpenedOnAFullDisk(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 10)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	killed := d.crash()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range []int64{0, 10, 1000} { // for nothing, for a torn seal, for a seal
+		killed.space = room
+		j = openModel(t, killed, Options{})
+		wholeFrom(t, j, 0, next)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOverflowWorksOnAFullDisk(t *testing.T) {
 	d := newDisk()
 	d.space = 40000

@@ -159,10 +159,11 @@ func (j *Journal) conclude(s *segment, x *examination) error {
 			return err
 		}
 	}
-	if err := writeSeal(index, s.name, &s.sum, j.o.NoSync); err != nil {
-		return err
+	err = writeSeal(index, s.name, &s.sum, j.o.NoSync)
+	if err != nil { // as where a segment is rolled: all of it is confirmed, and there may be no room for more
+		j.log.Warn("segment is left without its seal", "segment", s.name.String(), "err", err)
 	}
-	s.sealed = true
+	s.sealed = err == nil
 	return nil
 }
 

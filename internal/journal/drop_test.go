@@ -1,0 +1,66 @@
+package journal
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"poip/internal/wire"
+)
+
+func TestWhatCannotBeMarkedIsNotDropped(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{Segment: 4000})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 20)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	d.failing = func(op, name string) error {
+		if op == "open" && strings.HasSuffix(name, draftSuffix) {
+			return syscall.EROFS
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	size := j.Size()
+	if gaps, freed := j.DropOldest(testEpoch(1).ID, 0); gaps != nil || freed != 0 || j.Size() != size {
+		t.Errorf("dropped %v, %d bytes, %d of %d are left; nothing can be dropped", gaps, freed, j.Size(), size)
+	}
+	wholeFrom(t, j, 0, next)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDroppingSaysWhatItFrees(t *testing.T) {
+	j := openModel(t, newDisk(), Options{Segment: 4000})
+	j.Begin(testEpoch(1), 0)
+	for n := wire.PacketNumber(0); n < 400; n += 2 { // two causes in turn: these gaps do not become one
+		h, r := testBatch(n, 1, 60)
+		j.Append(h, r, int64(n))
+		j.Gap(wire.Gap{First: n + 1, Count: 1, Cause: wire.CauseKernelDrop}, int64(n))
+	}
+	j.Begin(testEpoch(2), 0)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	segments := 0
+	for {
+		size := j.Size()
+		gaps, freed := j.DropOldest(testEpoch(1).ID, 0)
+		if gaps == nil {
+			break
+		}
+		if segments++; freed <= 0 || freed != size-j.Size() {
+			t.Errorf("segment %d: freed %d bytes, and says %d", segments, size-j.Size(), freed)
+		}
+	}
+	if segments < 5 {
+		t.Errorf("%d segments are no proof", segments)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
