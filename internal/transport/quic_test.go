@@ -74,6 +74,29 @@ func TestQUICAmplifiesNothing(t *testing.T) {
 	}
 }
 
+// A peer that is trusted may not hoard connections that it makes no use of, as
+// long as it keeps them alive. Fails without the timer in serveQUIC.
+func TestConnectionsWithoutStreamsEnd(t *testing.T) {
+	ca := poiptest.NewCA(t)
+	ep := relay(t, "quic", ca.IntakeTLS(), transport.ServeOptions{StreamTimeout: 100 * time.Millisecond}, nil)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	must(t, err)
+	defer pc.Close()
+	tr := &quic.Transport{Conn: pc}
+	defer tr.Close()
+	to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(ep.Port)}
+	conn, err := tr.Dial(t.Context(), to, ca.AgentTLS("branch-7"), &quic.Config{KeepAlivePeriod: time.Second})
+	must(t, err)
+	select {
+	case <-conn.Context().Done():
+		if cause := context.Cause(conn.Context()); !strings.Contains(cause.Error(), "no stream") {
+			t.Errorf("ended: %v", cause)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it stays for ever")
+	}
+}
+
 // heldOpen serves streams that end when the agent ends them, and tells of each.
 func heldOpen(t *testing.T, opts transport.ServeOptions) (ep transport.Endpoint, d *transport.Dialer, began chan transport.Conn) {
 	ca := poiptest.NewCA(t)

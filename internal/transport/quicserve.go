@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -108,19 +109,51 @@ func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
 }
 
 // serveQUIC closes the connection when it takes no more streams and all of
-// them have ended.
+// them have ended, or when there are none for too long: nothing else bounds how
+// many connections one peer has.
 func (s *server) serveQUIC(ctx context.Context, conn *quic.Conn) {
 	var streams sync.WaitGroup
+	idle := lull{limit: s.opts.StreamTimeout}
+	idle.timer = time.AfterFunc(idle.limit, func() { conn.CloseWithError(0, "no stream") })
+	defer idle.timer.Stop()
 	for {
 		stream, err := conn.AcceptStream(ctx)
 		if err != nil {
 			s.ended(ctx, conn, err)
 			break
 		}
-		streams.Go(func() { s.serve(ctx, newQUICConn(conn, stream, func() {})) })
+		idle.begins()
+		streams.Go(func() {
+			defer idle.ends()
+			s.serve(ctx, newQUICConn(conn, stream, func() {}))
+		})
 	}
 	streams.Wait()
 	conn.CloseWithError(0, "")
+}
+
+// lull runs its timer while there is no stream.
+type lull struct {
+	limit time.Duration
+	timer *time.Timer
+
+	mu      sync.Mutex
+	streams int // guarded by mu
+}
+
+func (l *lull) begins() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams++
+	l.timer.Stop()
+}
+
+func (l *lull) ends() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.streams--; l.streams == 0 {
+		l.timer.Reset(l.limit)
+	}
 }
 
 // ended logs a connection that broke; one that was closed is none of that.

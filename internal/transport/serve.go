@@ -19,6 +19,7 @@ type ServeOptions struct {
 	MaxPendingPerAddr int          // and 32 from one address (IPv6: one /64)
 	MaxStreams        int          // streams on one QUIC connection: 256
 	HandshakeTimeout  time.Duration
+	StreamTimeout     time.Duration // for which a QUIC connection may have no stream: 30 s
 
 	// Refused, if set, is told of everybody who did not get in. It must not wait.
 	Refused func(remote net.Addr, network string, reason error)
@@ -48,6 +49,9 @@ func (o ServeOptions) withDefaults() ServeOptions {
 	}
 	if o.HandshakeTimeout <= 0 {
 		o.HandshakeTimeout = handshakeTimeout
+	}
+	if o.StreamTimeout <= 0 {
+		o.StreamTimeout = streamTimeout
 	}
 	if o.TrialTimeout <= 0 {
 		o.TrialTimeout = trialTimeout

@@ -84,6 +84,10 @@ const (
 	// conversation.
 	trialTimeout = 30 * time.Second
 
+	// streamTimeout is how long a QUIC connection may be of no use. Agents open
+	// a stream at once, and close the connection with the last one.
+	streamTimeout = 30 * time.Second
+
 	// lingerTime bounds how long Close waits to be rid of what is gathered,
 	// and then for the peer's own end. It fits twice into the five seconds in
 	// which a relay has to exit.
