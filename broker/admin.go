@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,10 +82,16 @@ func openSocket(path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("%s is there, and is no socket", path)
 	}
-	fresh := path + ".new" // renamed once nobody else can open it
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	folder := path + ".new" // which nobody else can enter: whoever connects before the mode is right would be let in
+	fresh := filepath.Join(folder, "s")
+	_ = os.Remove(fresh) // of a relay that has crashed; else the next line says why
+	if err := os.Remove(folder); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return nil, err
+	}
+	defer os.Remove(folder)
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
 	if err != nil {
 		return nil, err

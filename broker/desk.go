@@ -258,8 +258,8 @@ func (d *desk) check(ctx context.Context, passwords *auth.Passwords, name, passw
 		return nobody, errWrong
 	}
 	rank, err := parseRank(role)
-	if err == nil && passwords == d.rules.Load().passwords {
-		d.remember(name, tag, rank)
+	if err == nil {
+		d.remember(passwords, name, tag, rank)
 	}
 	return rank, err
 }
@@ -281,9 +281,13 @@ func (d *desk) recall(name string, tag [sha256.Size]byte) (rank, bool) {
 	return k.rank, true
 }
 
-func (d *desk) remember(name string, tag [sha256.Size]byte, rank rank) {
+// remember does so unless the passwords were replaced meanwhile.
+func (d *desk) remember(of *auth.Passwords, name string, tag [sha256.Size]byte, rank rank) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if of != d.rules.Load().passwords {
+		return
+	}
 	d.known[name] = remembered{tag, rank, time.Now().Add(rememberFor)}
 }
 

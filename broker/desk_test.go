@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 
+	"poip/auth"
 	"poip/internal/audit"
 )
 
@@ -319,9 +321,15 @@ func TestAdminSocket(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
+	if err := errors.Join(os.Mkdir(path+".new", 0o700), os.WriteFile(path+".new/s", nil, 0o600)); err != nil { // of one that crashed while it made its socket
+		t.Fatal(err)
+	}
 	w := newWorld(t, func(c *Config) { c.Admin.Listen = "unix:" + path }, plain("p"))
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
+	}
+	if _, err := os.Lstat(path + ".new"); err == nil {
+		t.Error("the folder in which the socket was made is left over")
 	}
 	if _, err := New(w.cfg, w.options()); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a second relay: %v", err)
@@ -344,6 +352,21 @@ func TestAdminSocket(t *testing.T) {
 	w.stop()
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the socket is left over")
+	}
+}
+
+// A password that was checked while a reload took it away is not remembered.
+func TestWhatWasReplacedIsNotRemembered(t *testing.T) {
+	d := &desk{known: make(map[string]remembered)}
+	before, now := new(auth.Passwords), new(auth.Passwords)
+	d.rules.Store(&deskRules{passwords: now})
+	d.remember(before, "vera", d.tag("vera", "x"), viewer)
+	if _, ok := d.recall("vera", d.tag("vera", "x")); ok {
+		t.Error("an old password is good for ten minutes more")
+	}
+	d.remember(now, "vera", d.tag("vera", "x"), viewer)
+	if _, ok := d.recall("vera", d.tag("vera", "x")); !ok {
+		t.Error("a good one is forgotten")
 	}
 }
 
