@@ -2,12 +2,14 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"poip/internal/pcap"
@@ -132,6 +134,54 @@ func checkCapture(t testing.TB, b []byte) {
 	t.Helper()
 	if _, err := pcap.CountRecords(b[pcap.FileHeaderLen:]); err != nil {
 		t.Errorf("pcap file: %v", err)
+	}
+}
+
+// A slowDisk waits where the old packets of a segment are in quarantine and the
+// journal does not know yet.
+type slowDisk struct {
+	*disk
+	replaced, met chan struct{} // closed when that is so, and when a file is not found then
+	once          sync.Once
+}
+
+func (d *slowDisk) SyncDir(name string) error {
+	if name == quarantine {
+		close(d.replaced)
+		<-d.met
+	}
+	return d.disk.SyncDir(name)
+}
+
+func (d *slowDisk) OpenFile(name string, flag int, mode fs.FileMode) (File, error) {
+	f, err := d.disk.OpenFile(name, flag, mode)
+	select {
+	case <-d.replaced:
+		if errors.Is(err, fs.ErrNotExist) {
+			d.once.Do(func() { close(d.met) })
+		}
+	default:
+	}
+	return f, err
+}
+
+func TestAReaderWhoComesWhileASegmentIsMadeAnewLosesNothing(t *testing.T) {
+	d := newDisk()
+	want, next := record(t, d, 1<<20, 30)
+	slow := &slowDisk{disk: d, replaced: make(chan struct{}), met: make(chan struct{})}
+	j := mustOpen(t, "model", Options{FS: slow, Damage: wire.CauseHistoryCorrupt})
+	b := d.bytes(packetFiles(d)[0])
+	d.mu.Lock()
+	b[len(b)/2] ^= 1
+	d.mu.Unlock()
+	first, _ := covered(t, j, want)
+	<-slow.replaced
+	second, end := covered(t, j, want)
+	if first == 0 || second != first || end != next {
+		t.Errorf("the second reader misses %d packets, the first one %d; it ends at %d of %d", second, first, end, next)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

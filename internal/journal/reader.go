@@ -54,6 +54,8 @@ func (j *Journal) source() source {
 			return find(j.segments, at)
 		},
 		look: func(s *segment) view {
+			j.rewriting.Lock() // else its files may be those of a generation that is about to take its place
+			defer j.rewriting.Unlock()
 			j.mu.Lock()
 			defer j.mu.Unlock()
 			return s.look(false)
