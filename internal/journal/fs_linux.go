@@ -21,3 +21,16 @@ func syncData(f *os.File) error {
 	})
 	return errors.Join(err, os.NewSyscallError("fdatasync", failed))
 }
+
+// hasten has the kernel begin to write a part of a file to the disk, which it
+// else does at the next fdatasync, all at once. It takes no error away from
+// that one: only waiting does, which we do not ask for.
+func hasten(f *os.File, at, n int64) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_ = unix.SyncFileRange(int(fd), at, n, unix.SYNC_FILE_RANGE_WRITE)
+	})
+}

@@ -6,3 +6,6 @@ import "os"
 
 // syncData has the data of a file, and its length, on the disk.
 func syncData(f *os.File) error { return f.Sync() }
+
+// hasten does nothing: there is no way to ask without waiting.
+func hasten(*os.File, int64, int64) {}
