@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +59,14 @@ func (a *archive) names() ([]auth.StreamName, error) {
 		}
 	}
 	return names, err
+}
+
+// hasRoom says whether the stream's sensor has fewer than most histories on
+// disk, or this one among them. A folder that cannot be read shows when it is opened.
+func (a *archive) hasRoom(name auth.StreamName, most int) bool {
+	found, err := os.ReadDir(filepath.Join(a.dir, string(name.Sensor)))
+	this := func(e fs.DirEntry) bool { return e.Name() == string(name.Capture) }
+	return err != nil || len(found) < most || slices.ContainsFunc(found, this)
 }
 
 // history opens the history of a stream, or returns the one that is open

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -351,6 +352,25 @@ func TestAForgottenStreamKeepsItsHistory(t *testing.T) {
 	r := w.analyst(w.address("o"))
 	r.header()
 	r.want("one", "two")
+}
+
+// A sensor with ever new names fills its own places on disk, and not the disk.
+// It fails without the archive's hasRoom in makeRoom.
+func TestForgottenHistoriesAreBounded(t *testing.T) {
+	w := newWorld(t, func(c *Config) { keeping(c); c.Intake.MaxStreamsPerSensor = 1 })
+	w.mu.Lock()
+	w.forgetting = 0
+	w.mu.Unlock()
+	for _, name := range []string{"s/one", "s/two", "s/one"} {
+		w.agent(name).conn.Close()
+		w.eventually(name+" to be offline", func() bool { return w.streamStatus(name).State == "offline" })
+	}
+	third := w.dial("s")
+	third.send(wire.AppendHello(nil, greeting1("s/three")))
+	if r := third.refused(); r.Code != wire.CodeLimit || !strings.Contains(r.Reason, "histories") {
+		t.Errorf("refused with %s: %s", r.Code, r.Reason)
+	}
+	w.agent("other/three")
 }
 
 func TestAnAgentThatIgnoresTheWindowIsNotReadFrom(t *testing.T) {

@@ -164,7 +164,7 @@ func (b *Broker) claim(s *session, name auth.StreamName) (st *stream, older *ses
 	}
 	st = b.streams[name]
 	if st == nil {
-		if err := b.makeRoom(name.Sensor); err != nil {
+		if err := b.makeRoom(name); err != nil {
 			return nil, nil, err
 		}
 		st = b.newStream(name)
@@ -190,11 +190,15 @@ func (b *Broker) newStream(name auth.StreamName) *stream {
 }
 
 // makeRoom sees that one more stream may be added; for holders of mu.
-func (b *Broker) makeRoom(sensor auth.SensorName) error {
+func (b *Broker) makeRoom(name auth.StreamName) error {
 	all := func(*stream) bool { return true }
-	own := func(st *stream) bool { return st.name.Sensor == sensor }
-	if most := b.config.Intake.MaxStreamsPerSensor; !b.hasRoom(own, most) {
-		return refuse(wire.CodeLimit, "%d streams of sensor %s are enough (max_streams_per_sensor)", most, sensor)
+	own := func(st *stream) bool { return st.name.Sensor == name.Sensor }
+	most := b.config.Intake.MaxStreamsPerSensor
+	if b.archive != nil && !b.archive.hasRoom(name, 2*most) { // else a sensor with ever new names would fill the disk
+		return refuse(wire.CodeLimit, "%d histories of sensor %s are on the relay's disk, most of them of streams that are forgotten: remove what is old below its data/history, while the relay does not run", 2*most, name.Sensor)
+	}
+	if !b.hasRoom(own, most) {
+		return refuse(wire.CodeLimit, "%d streams of sensor %s are enough (max_streams_per_sensor)", most, name.Sensor)
 	}
 	if most := b.config.Intake.MaxStreams; !b.hasRoom(all, most) {
 		return refuse(wire.CodeLimit, "%d streams are enough (max_streams)", most)
