@@ -172,7 +172,7 @@ func (a *Archive) Read() *Reader {
 	}}
 }
 
-// look finds out whether a segment has been deleted, or made anew, since.
+// look finds out whether a segment has been deleted, or made anew, since then.
 func (a *Archive) look(s *segment) view {
 	_, err := a.fs.Lstat(s.name.index())
 	a.mu.Lock()
@@ -184,8 +184,25 @@ func (a *Archive) look(s *segment) view {
 				break
 			}
 		}
+	} else {
+		a.follow(s)
 	}
 	return s.look(false)
+}
+
+// follow takes over the generation that a segment has now; for holders of mu.
+func (a *Archive) follow(s *segment) {
+	x := &examination{fs: a.fs, damage: wire.CauseHistoryCorrupt, found: &found{name: s.name, index: true}, whole: true, trusting: true}
+	x.open()
+	x.close()
+	if x.reindex || x.header.generation == s.generation {
+		return
+	}
+	x.finding = finding{}
+	x.examine()
+	s.generation, s.noPackets = x.header.generation, x.header.flags&flagNoPackets != 0
+	s.sum = x.sum
+	s.sum.entries = max(x.readable, 1)
 }
 
 // Verify reads everything, and tells of each piece of damage. The error says

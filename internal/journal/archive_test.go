@@ -70,6 +70,43 @@ func TestAnArchiveIsLookedAtWhileItIsWritten(t *testing.T) {
 	}
 }
 
+func TestAnArchiveFollowsWhatIsMadeAnew(t *testing.T) {
+	dir := t.TempDir()
+	j := mustOpen(t, dir, Options{})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 30)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*"+packetSuffix))
+	if err := errorsOf(err, flipFile(files[0], 20000)); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Inspect(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j = mustOpen(t, dir, Options{Damage: wire.CauseHistoryCorrupt})
+	readAll(t, j.ReadOrdinal(0))
+	if err := j.Close(); err != nil { // the segment has been made anew
+		t.Fatal(err)
+	}
+	all, _ := readAll(t, a.Read())
+	at, lost := wire.PacketNumber(0), uint64(0)
+	for _, e := range all {
+		if e.First != at {
+			t.Fatalf("entry %+v, want it at %d", e, at)
+		}
+		at, lost = e.Next(), lost+e.Lost
+	}
+	if at != next || lost != 10 {
+		t.Errorf("read up to %d of %d, %d lost; want 10", at, next, lost)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func listDir(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	all, err := os.ReadDir(dir)
