@@ -199,6 +199,9 @@ func (q *queue) intoStretch(ep *epoch, it *item) {
 	}
 	d.count += it.count
 	d.stretch.packets += packets
+	if it.cause == wire.CauseSpoolCorrupt {
+		d.stretch.told += it.count
+	}
 	d.stretch.unknown = it.count == 0
 	d.latest = max(d.latest, it.latest)
 	d.next = it.next

@@ -16,6 +16,7 @@ type stretch struct {
 	unknown   bool   // a gap of unknown count stands at its end
 	recovered bool
 	dropped   uint64 // recovered packets that became gaps since, for lack of room
+	told      uint64 // packets in gaps of damage that was counted: they were read back once before
 }
 
 // passBatch accounts for packets that are in memory again.
@@ -31,6 +32,8 @@ func (s *stretch) passGap(l *ledger, g *journal.Entry) {
 	count := g.Lost
 	switch {
 	case g.Cause == wire.CauseSpoolCorrupt:
+		ours := min(count, s.told)
+		s.told, count = s.told-ours, count-ours
 		known := min(count, s.packets)
 		s.packets -= known
 		l.captured += count - known
