@@ -141,7 +141,7 @@ func (q *queue) mayEnd(ep *epoch) bool {
 }
 
 // maySend: one item is always allowed, more of them within the relay's window,
-// and within half of the memory where they were never sent before. A gap goes
+// and within mostSent where they were never sent before. A gap goes
 // only where a batch might go too, so that on a link that is dead one gap
 // grows, rather than many gather.
 func (q *queue) maySend(ep *epoch, it *item) bool {
@@ -152,7 +152,17 @@ func (q *queue) maySend(ep *epoch, it *item) bool {
 	if !it.isBatch() {
 		size = batchSize + itemOverhead
 	}
-	return it != ep.fresh || q.sentSize == 0 || q.sentSize+size <= q.memory.limit/2
+	return it != ep.fresh || q.sentSize == 0 || q.sentSize+size <= q.mostSent()
+}
+
+// mostSent is how much memory may be given to what was sent. A capture that
+// waits drops nothing, so all of it: a relay with a history acknowledges in
+// rounds of several MiB, and has to have the next one on its way meanwhile.
+func (q *queue) mostSent() int64 {
+	if q.overflow == OverflowBlock && q.work == nil {
+		return q.memory.limit
+	}
+	return q.memory.limit / 2
 }
 
 // fix keeps an item from changing any more, and moves a frame that does not

@@ -559,6 +559,29 @@ func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
 	}
 }
 
+// TestAllOfTheMemoryIsInFlightWhereNothingIsDropped: a relay that acknowledges
+// what its disk has is sent more meanwhile.
+func TestAllOfTheMemoryIsInFlightWhereNothingIsDropped(t *testing.T) {
+	q := newQueue(newMemory(8*(batchSize+itemOverhead)), OverflowBlock)
+	ep := q.begin(wire.Hello{})
+	q.greet(0)
+	if err := q.resume(0, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	sink := newBatcher(q, ep, nil)
+	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
+	for range 8 {
+		sink.Packet(1, 0, uint32(len(data)), data)
+		sink.Flush()
+		for what := sendItem; what == sendItem; {
+			what, _ = q.take(ep)
+		}
+	}
+	if sent := ep.sentTo(); sent != 8 {
+		t.Errorf("%d of 8 are in flight", sent)
+	}
+}
+
 // TestAStreamKeepsItsShareOfTheMemory while another one, which no relay takes,
 // fills all of it.
 func TestAStreamKeepsItsShareOfTheMemory(t *testing.T) {
