@@ -84,13 +84,17 @@ func (a *archive) history(name auth.StreamName, config StreamConfig) (*history, 
 		<-h.closed
 		a.mu.Lock()
 	}
+	opening := &history{closed: make(chan struct{})} // keeps others out
+	a.all[name] = opening
 	a.mu.Unlock()
 	h, err := a.recover(name, config)
-	if err != nil {
-		return nil, fmt.Errorf("open history of %s: %w", name, err)
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer close(opening.closed)
+	if err != nil {
+		delete(a.all, name)
+		return nil, fmt.Errorf("open history of %s: %w", name, err)
+	}
 	a.all[name] = h
 	return h, nil
 }
@@ -195,26 +199,85 @@ func (a *archive) tend() {
 	}
 }
 
+// roundPace is how often histories that nobody uses are visited.
+const roundPace = time.Hour
+
 // keep trims the histories as the configuration says, until ctx ends.
 func (a *archive) keep(ctx context.Context, config func() StreamConfig) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var r round
+	defer func() { a.bidFarewell(&r) }()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			a.trim(config(), time.Now())
+			a.visit(&r, config(), time.Now())
 		case <-a.kick:
+			a.trim(config(), time.Now())
 		}
-		a.trim(config(), time.Now())
 	}
 }
 
-func (a *archive) trim(config StreamConfig, now time.Time) {
-	since := int64(0)
-	if config.HistoryAge > 0 {
-		since = now.Add(-time.Duration(config.HistoryAge)).UnixNano()
+// A round of visits opens the histories of streams that are not known any more,
+// one after the other, so that these are trimmed too. Owned by the keeper.
+type round struct {
+	names []auth.StreamName // still to be visited
+	next  time.Time         // when the next round begins
+	guest *history          // nil: none is visited now
+}
+
+// visit leaves the history that was visited so far and opens the next one.
+func (a *archive) visit(r *round, config StreamConfig, now time.Time) {
+	a.bidFarewell(r)
+	if len(r.names) == 0 && !now.Before(r.next) {
+		var err error
+		if r.names, err = a.names(); err != nil {
+			a.log.Warn("histories cannot be listed", "error", err)
+		}
+		r.next = now.Add(roundPace)
 	}
+	for len(r.names) > 0 && r.guest == nil {
+		name := r.names[0]
+		r.names = r.names[1:]
+		if a.isOpen(name) {
+			continue
+		}
+		h, err := a.history(name, config)
+		if err != nil {
+			a.log.Warn("a history that nobody uses cannot be trimmed", "error", err)
+			return
+		}
+		r.guest = h
+		h.trim(int64(config.History), config.since(now)) // and again before we leave
+	}
+}
+
+func (a *archive) bidFarewell(r *round) {
+	if r.guest != nil {
+		a.leave(r.guest)
+		r.guest = nil
+	}
+}
+
+func (a *archive) isOpen(name auth.StreamName) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[name] != nil
+}
+
+// since is the stamp before which packets may go.
+func (c StreamConfig) since(now time.Time) int64 {
+	if c.HistoryAge == 0 {
+		return 0
+	}
+	return now.Add(-time.Duration(c.HistoryAge)).UnixNano()
+}
+
+func (a *archive) trim(config StreamConfig, now time.Time) {
+	since := config.since(now)
 	full := false
 	all := a.inUse()
 	for _, h := range all {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"poip/auth"
 	"poip/internal/config"
 	"poip/internal/pcap"
 	"poip/internal/wire"
@@ -352,6 +353,41 @@ func TestAForgottenStreamKeepsItsHistory(t *testing.T) {
 	r := w.analyst(w.address("o"))
 	r.header()
 	r.want("one", "two")
+}
+
+// It fails without the keeper's visits.
+func TestAForgottenHistoryGrowsOld(t *testing.T) {
+	w := newWorld(t, func(c *Config) { keeping(c); c.Intake.MaxStreamsPerSensor = 1 }, plain("o", oldest))
+	w.mu.Lock()
+	w.forgetting = 0
+	w.mu.Unlock()
+	a := w.agent("s/one")
+	a.packets("one")
+	a.acked(1)
+	a.conn.Close()
+	w.eventually("the stream to be offline", func() bool { return w.streamStatus("s/one").State == "offline" })
+	b := w.agent("s/two")
+	b.conn.Close()
+	w.eventually("the other to be offline", func() bool { return w.streamStatus("s/two").State == "offline" })
+	w.eventually("the history of the first to be closed", func() bool {
+		return !w.archive.isOpen(auth.StreamName{Sensor: "s", Capture: "one"})
+	})
+	config := w.streamConfig()
+	config.HistoryAge = 1
+	var r round
+	w.archive.visit(&r, config, time.Now().Add(time.Hour))
+	w.eventually("its packet to be gone", func() bool {
+		r.guest.trim(int64(config.History), config.since(time.Now().Add(time.Hour)))
+		return r.guest.journal.Oldest() == 1
+	})
+	w.archive.visit(&r, config, time.Now())
+	if a = w.agent("s/one"); a.next != 1 {
+		t.Errorf("position %d, want 1", a.next)
+	}
+	a.packets("two")
+	reader := w.analyst(w.address("o"))
+	reader.header()
+	reader.want("two")
 }
 
 // A sensor with ever new names fills its own places on disk, and not the disk.
