@@ -39,6 +39,11 @@ func (m *remake) make() error {
 	if m.quarantine {
 		m.keepIndex()
 	}
+	if m.repack { // the index must not come to stay before the file that it describes
+		if err := m.syncDir("."); err != nil {
+			return fmt.Errorf("replace packets: %w", err)
+		}
+	}
 	if err := m.fs.Rename(n.draft(), n.index()); err != nil {
 		return fmt.Errorf("replace index: %w", err)
 	}
