@@ -40,7 +40,7 @@ const tokenWord = "poip-token-1"
 // Pin is the SHA-256 of a CA's SubjectPublicKeyInfo.
 type Pin [sha256.Size]byte
 
-// Secret is 256 random bits. It prints as nothing but a placeholder.
+// Secret is 256 random bits. It never prints as itself.
 type Secret struct{ bits [32]byte }
 
 // NewSecret draws a secret.

@@ -282,7 +282,7 @@ func (a *archive) trim(config StreamConfig, now time.Time) {
 	all := a.inUse()
 	for _, h := range all {
 		h.trim(int64(config.History), since)
-		full = full || isFull(h.journal.Trouble())
+		full = full || journal.IsFull(h.journal.Trouble())
 	}
 	if full && config.HistoryFull == "drop_oldest" {
 		part, _ := config.segment()

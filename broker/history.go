@@ -1,14 +1,12 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"poip/auth"
@@ -171,11 +169,6 @@ func (h *history) yield(part int64) {
 	if freed > 0 {
 		h.log.Warn("the disk is full; the oldest of the history is dropped", "packets", packets, "bytes", freed)
 	}
-}
-
-// isFull says whether an error means that there is no room on the disk.
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // mostDamage bounds how many damaged parts of a history are told apart.

@@ -106,13 +106,13 @@ func (c *committer) round() {
 	}
 	if failed := c.confirm(); failed != nil {
 		err = failed
-	} else if err != nil && !isFull(err) && j.tail != nil {
+	} else if err != nil && !IsFull(err) && j.tail != nil {
 		c.abandon(err)
 	}
 
 	j.mu.Lock()
 	told := j.durable.serial != before || (err == nil) != (j.trouble == nil)
-	if j.retry = began; err != nil && (j.trouble != nil || isFull(err)) {
+	if j.retry = began; err != nil && (j.trouble != nil || IsFull(err)) {
 		j.retry = time.Now().Add(retryDelay)
 	}
 	c.report(err)

@@ -180,7 +180,7 @@ func (j *Journal) makeGapsOnly(into, victim *examination, entries []entry) *summ
 	m.sum.ordinal, m.sum.ending = victim.known.sum.ordinal, victim.known.sum.ending
 	m.sum.lastArrival = max(m.sum.lastArrival, victim.known.sum.lastArrival)
 	err := m.make()
-	if err != nil && isFull(err) {
+	if err != nil && IsFull(err) {
 		setAside(j.fs, victim.found.name.packets(victim.known.header.generation), false)
 		err = m.make()
 	}

@@ -106,7 +106,7 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 	j.Begin(testEpoch(1), 0)
 	next := write(j, 0, 30)
 	err := j.Sync()
-	if !isFull(err) || !isFull(j.Trouble()) {
+	if !IsFull(err) || !IsFull(j.Trouble()) {
 		t.Fatalf("on a full disk Sync says %v, and the trouble is %v", err, j.Trouble())
 	}
 	if durable := j.Durable().Next; durable == 0 || durable >= next {
@@ -134,7 +134,7 @@ func TestFreedSpaceIsUsedAtOnce(t *testing.T) {
 	defer j.Close()
 	j.Begin(testEpoch(1), 0)
 	next := write(j, 0, 60)
-	if err := j.Sync(); !isFull(err) {
+	if err := j.Sync(); !IsFull(err) {
 		t.Fatal(err)
 	}
 	within(t, "all is durable", func() bool {
@@ -171,7 +171,7 @@ func TestOverflowWorksOnAFullDisk(t *testing.T) {
 	j := openModel(t, d, Options{Segment: 8000})
 	j.Begin(testEpoch(1), 0)
 	next := write(j, 0, 60)
-	if err := j.Sync(); !isFull(err) {
+	if err := j.Sync(); !IsFull(err) {
 		t.Fatal(err)
 	}
 	d.mu.Lock()

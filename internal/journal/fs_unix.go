@@ -17,7 +17,7 @@ func lockFile(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// isFull says whether an error is for lack of space.
-func isFull(err error) bool {
+// IsFull says whether an error is for lack of space.
+func IsFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
