@@ -12,8 +12,8 @@ import (
 const chunkLen = 256 << 10
 
 // mostSpare is how many chunks are kept for what will come, until the journal
-// rests.
-const mostSpare = 64
+// rests: what a relay lets wait for the disk.
+const mostSpare = 128
 
 // A backlog is what was appended and is not durable: items, and the bytes of
 // their records in chunks. It is kept until the disk has confirmed it, since

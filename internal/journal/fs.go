@@ -133,7 +133,7 @@ func (f *folder) OpenFile(name string, flag int, mode fs.FileMode) (File, error)
 			return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
 		}
 	}
-	return diskFile{file}, nil
+	return &diskFile{File: file}, nil
 }
 
 func (f *folder) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(f.root.FS(), name) }
@@ -159,22 +159,3 @@ func (f *folder) Close() error {
 	}
 	return errors.Join(lock, f.root.Close())
 }
-
-// diskFile is a file whose Sync leaves out what no reader needs: its times.
-type diskFile struct{ *os.File }
-
-func (f diskFile) Sync() error { return syncData(f.File) }
-
-// WriteAt has the disk begin at once with what is much, so that a Sync soon
-// after has less to wait for. That promises nothing, and what it fails at Sync
-// says.
-func (f diskFile) WriteAt(p []byte, at int64) (int, error) {
-	n, err := f.File.WriteAt(p, at)
-	if err == nil && n >= muchData {
-		hasten(f.File, at, int64(n))
-	}
-	return n, err
-}
-
-// muchData is more than an index takes at once, in bytes, and less than a chunk.
-const muchData = 128 << 10

@@ -34,3 +34,15 @@ func hasten(f *os.File, at, n int64) {
 		_ = unix.SyncFileRange(int(fd), at, n, unix.SYNC_FILE_RANGE_WRITE)
 	})
 }
+
+// reserve asks for blocks for a part of a file, as far as there are any. The
+// file grows no longer by that.
+func reserve(f *os.File, at, n int64) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_ = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, at, n)
+	})
+}
