@@ -91,6 +91,9 @@ func (b *bench) measure(s scenario) result {
 			}
 			began := time.Now()
 			one, err := b.once(s.name+" "+c.name, c)
+			if b.ctx.Err() != nil {
+				continue // it was interrupted, and says nothing about the contender
+			}
 			fmt.Fprintf(b.log, "%s, round %d of %d: %s (%.1f s)\n", s.name, round+1, rounds, c.name, time.Since(began).Seconds())
 			if err != nil {
 				fmt.Fprintf(b.log, "%s: %s: %v\n", s.name, c.name, err)

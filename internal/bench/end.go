@@ -120,8 +120,9 @@ func tallyOf(p *process, limit time.Duration) (tally, error) {
 
 // stopAndTally tells a reading end to stop.
 func stopAndTally(p *process) (tally, error) {
-	if err := p.say("stop"); err != nil {
-		return tally{}, p.failure(err)
+	if err := p.say("stop"); err != nil { // the pipe breaks no earlier than the process ends
+		<-p.exited
+		return tally{}, p.failure(fmt.Errorf("ended by itself (%v) before it was told to stop", p.cmd.ProcessState))
 	}
 	return tallyOf(p, 10*time.Second)
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"poip/internal/pcap"
 )
@@ -124,28 +123,5 @@ func TestRecordCounterTakesAnyPieces(t *testing.T) {
 		if c.n != 50 {
 			t.Errorf("pieces of %d bytes: %d records, want 50", piece, c.n)
 		}
-	}
-}
-
-func TestCPUOfAProcessIsItsOwn(t *testing.T) {
-	p, err := startProcess("shell", nil, nil, nil, "sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo busy; read line")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.expect("busy", 20*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	alive := p.cpu()
-	if alive <= 0 || p.peak() <= 0 {
-		t.Errorf("CPU %v, peak %d of a busy process", alive, p.peak())
-	}
-	if err := p.say(""); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.wait(20 * time.Second); err != nil {
-		t.Fatal(err)
-	}
-	if dead := p.cpu(); dead < alive-20*time.Millisecond || dead > alive+time.Second {
-		t.Errorf("CPU of the dead process %v, alive it was %v", dead, alive)
 	}
 }

@@ -132,5 +132,8 @@ func measureAll(ctx context.Context, o options, stdout, stderr io.Writer) error 
 		}
 	}
 	results.printTargets(stdout)
-	return errors.Join(ctx.Err(), results.writeFiles(o))
+	if err := ctx.Err(); err != nil {
+		return err // half a run does not replace the record of a whole one
+	}
+	return results.writeFiles(o)
 }

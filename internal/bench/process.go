@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -32,13 +33,17 @@ type process struct {
 }
 
 // startProcess starts argv. Its standard input is a pipe unless stdin is given;
-// its standard output is read line by line unless stdout is given.
-func startProcess(name string, stdin, stdout *os.File, env []string, argv ...string) (*process, error) {
+// its standard output is read line by line unless stdout is given. It is killed
+// when ctx ends.
+func startProcess(ctx context.Context, name string, stdin, stdout *os.File, env []string, argv ...string) (*process, error) {
 	p := &process{name: name, lines: make(chan string, 64), stderr: &tail{}, exited: make(chan struct{})}
-	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = p.stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig: syscall.SIGKILL,
+		Setpgid:   true, // an interrupt is for the bench alone, not for one end of a route before the other
+	}
 	out, err := p.connect(stdin, stdout)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

@@ -43,7 +43,7 @@ func (s *stage) start(name string, argv ...string) (*process, error) {
 }
 
 func (s *stage) startWith(name string, stdin, stdout *os.File, argv ...string) (*process, error) {
-	p, err := startProcess(name, stdin, stdout, s.env, argv...)
+	p, err := startProcess(s.ctx, name, stdin, stdout, s.env, argv...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (s *stage) mark() {
 // Read what it wrote with perf report --comm poip-relay.
 func (s *stage) startProfiler() {
 	path := filepath.Join(s.o.profile, notInNames.ReplaceAllString(s.name, "-")+".perf")
-	p, err := startProcess("perf", nil, nil, nil, "perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", "1999", "-o", path)
+	p, err := startProcess(s.ctx, "perf", nil, nil, nil, "perf", "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", "1999", "-o", path)
 	if err != nil {
 		fmt.Fprintln(s.log, err)
 		return
