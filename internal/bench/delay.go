@@ -22,7 +22,7 @@ func delayAt(w wire) scenario {
 	return scenario{
 		name:    fmt.Sprintf("delay-%.0f", w.rate),
 		about:   what + ", from the wire to the reader, ms",
-		columns: []string{median, tailDelay, cores, strangers},
+		columns: []string{median, tailDelay, lost, cores, strangers},
 		contenders: []contender{
 			{name: "poip, normal", needs: ourPrograms, run: delayByPoip(w, "normal")},
 			{name: "poip, low", needs: ourPrograms, run: delayByPoip(w, "low")},
@@ -30,6 +30,8 @@ func delayAt(w wire) scenario {
 			{name: immediate, needs: []string{"tcpdump", "nc"}, run: delayByTcpdump(w, "--immediate-mode")},
 		},
 		targets: []target{
+			atMost(0, what+", latency normal: lost %", ref{"poip, normal", lost}),
+			atMost(0, what+", latency low: lost %", ref{"poip, low", lost}),
 			atMost(8, what+", latency normal: p99 in ms", ref{"poip, normal", tailDelay}),
 			atMost(2.5, what+", latency low: p50 against tcpdump --immediate-mode", ref{"poip, low", median}, ref{immediate, median}),
 			atMost(2.5, what+", latency low: p99 against tcpdump --immediate-mode", ref{"poip, low", tailDelay}, ref{immediate, tailDelay}),
@@ -89,14 +91,22 @@ func (s *stage) delayLoad(w wire, reader *process) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	if float64(t.Packets) != sent {
-		return nil, fmt.Errorf("%d of %.0f packets arrived", t.Packets, sent)
+	result, err := delaysOf(t, sent)
+	if err == nil {
+		result[cores], result[strangers] = spent.Seconds()/took.Seconds(), noise
+	}
+	return result, err
+}
+
+// delaysOf is how late those packets were that arrived, and how many did not.
+func delaysOf(t tally, sent float64) (sample, error) {
+	if t.Packets == 0 {
+		return nil, fmt.Errorf("none of %.0f packets arrived", sent)
 	}
 	return sample{
 		median:    quantile(t.Delays, 0.5),
 		tailDelay: quantile(t.Delays, 0.99),
-		cores:     spent.Seconds() / took.Seconds(),
-		strangers: noise,
+		lost:      (1 - float64(t.Packets)/sent) * 100,
 	}, nil
 }
 

@@ -20,7 +20,7 @@ type report struct {
 	Results []result `json:"results"`
 }
 
-// result is what a scenario came to: medians over the rounds.
+// result is what a scenario came to over the rounds; see medians.
 type result struct {
 	Name    string            `json:"name"`
 	About   string            `json:"about"`
@@ -56,7 +56,8 @@ func newResult(s scenario, samples map[string][]sample, failed map[string]string
 	return r
 }
 
-// medians takes the median of each metric by itself.
+// medians takes the median of each metric by itself, but of losses the mean: a
+// round that lost something must show.
 func medians(samples []sample) sample {
 	m := sample{}
 	for metric := range samples[0] {
@@ -65,6 +66,9 @@ func medians(samples []sample) sample {
 			values = append(values, s[metric])
 		}
 		m[metric] = medianOf(values)
+		if metric == lost {
+			m[metric] = meanOf(values)
+		}
 	}
 	return m
 }
@@ -73,6 +77,13 @@ func medianOf(values []float64) float64 {
 	slices.Sort(values)
 	n := len(values)
 	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+func meanOf(values []float64) (mean float64) {
+	for _, v := range values {
+		mean += v / float64(len(values))
+	}
+	return mean
 }
 
 func (r result) judge(t target) outcome {

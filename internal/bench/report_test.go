@@ -47,6 +47,33 @@ func TestTargetsAreJudgedByMedians(t *testing.T) {
 	}
 }
 
+func TestALossInOneRoundIsSeen(t *testing.T) {
+	s := scenario{contenders: []contender{{name: "ours"}}, targets: []target{atMost(0, "whole", ref{"ours", lost})}}
+	for _, c := range []struct {
+		samples []sample
+		lost    float64
+		verdict string
+	}{
+		{[]sample{{lost: 0}, {lost: 0}, {lost: 0}, {lost: 0}}, 0, "ok"},
+		{[]sample{{lost: 0}, {lost: 1}, {lost: 0}, {lost: 0}}, 0.25, "miss"},
+	} {
+		r := newResult(s, map[string][]sample{"ours": c.samples}, nil)
+		if got := r.Targets[0]; got.Ours != c.lost || got.Verdict != c.verdict {
+			t.Errorf("%v: %+v, want %v and %s", c.samples, got, c.lost, c.verdict)
+		}
+	}
+}
+
+func TestDelaysAreThoseOfWhatArrived(t *testing.T) {
+	got, err := delaysOf(tally{Packets: 3, Delays: []float64{1, 2, 40}}, 4)
+	if err != nil || got[median] != 2 || got[tailDelay] != 40 || got[lost] != 25 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := delaysOf(tally{}, 4); err == nil {
+		t.Errorf("delays of nothing: %v", got)
+	}
+}
+
 func TestTablesGoIntoTheirPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "PERFORMANCE.md")
 	r := report{Machine: "a machine"}
