@@ -85,7 +85,7 @@ func (s *stage) delayLoad(w wire, reader *process) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	spent, noise := s.cpu(), s.noise()
+	spent, byRelay, noise := s.cpu(), s.cpu("relay"), s.noise()
 	time.Sleep(1500 * time.Millisecond) // tcpdump holds packets back for up to a second
 	t, err := stopAndTally(reader)
 	if err != nil {
@@ -93,7 +93,8 @@ func (s *stage) delayLoad(w wire, reader *process) (sample, error) {
 	}
 	result, err := delaysOf(t, sent)
 	if err == nil {
-		result[cores], result[strangers] = spent.Seconds()/took.Seconds(), noise
+		result[cores], result[relayLoad] = spent.Seconds()/took.Seconds(), byRelay.Seconds()/took.Seconds()
+		result[strangers] = noise
 	}
 	return result, err
 }

@@ -23,6 +23,7 @@ type deployment struct {
 	config       string // of the relay
 	intake       int    // ports
 	admin, plain int
+	past         int    // port of the second listener
 	sensor       string // directory of the sensor's identity
 }
 
@@ -36,11 +37,14 @@ type relayOptions struct {
 	host     string // where the intake listens; empty is loopback
 	data     string // directory of the relay's data; empty is in memory
 	history  string // of a stream; empty is none
+	streams  string // that the listener offers; empty is all
+	end      string
+	past     string // streams of a second listener, from their oldest packet on; empty is none
 }
 
 // deploy makes an authority and an identity and starts the relay.
 func (s *stage) deploy(o relayOptions) (*deployment, error) {
-	d := &deployment{stage: s, intake: s.port(), admin: s.port(), plain: s.port(), sensor: filepath.Join(s.dir, "sensor")}
+	d := &deployment{stage: s, intake: s.port(), admin: s.port(), plain: s.port(), past: s.port(), sensor: filepath.Join(s.dir, "sensor")}
 	if o.data == "" {
 		o.data = filepath.Join(s.dir, "relay")
 	}
@@ -80,7 +84,9 @@ func (d *deployment) relayConfig(o relayOptions) []byte {
 	fill(&o.start, "live")
 	fill(&o.format, "pcap")
 	fill(&o.history, "0")
-	return fmt.Appendf(nil, `[relay]
+	fill(&o.streams, "*/*")
+	fill(&o.end, "close")
+	text := fmt.Appendf(nil, `[relay]
 name = "relay.bench"
 data = %q
 [relay.intake]
@@ -95,15 +101,25 @@ history = %q
 [[relay.listener]]
 name = "bench"
 listen = "127.0.0.1:%d"
-streams = ["*/*"]
+streams = [%q]
 tls = %t
 allow = ["127.0.0.0/8"]
 format = %q
 overflow = %q
 start = %q
-end = "close"
+end = %q
 max_connections = 2000
-`, o.data, o.host, d.intake, o.host, d.intake, d.admin, o.memory, o.history, d.plain, o.tls, o.format, o.overflow, o.start)
+`, o.data, o.host, d.intake, o.host, d.intake, d.admin, o.memory, o.history, d.plain, o.streams, o.tls, o.format, o.overflow, o.start, o.end)
+	if o.past == "" {
+		return text
+	}
+	return fmt.Appendf(text, `[[relay.listener]]
+name = "past"
+listen = "127.0.0.1:%d"
+streams = [%q]
+allow = ["127.0.0.0/8"]
+start = "oldest"
+`, d.past, o.past)
 }
 
 // awaitRelay waits until the relay says that it is well.
@@ -150,8 +166,10 @@ func (d *deployment) agent(o agentOptions) (*process, error) {
 	return d.start("agent", d.program("poip-agent"), "run", "--config", config)
 }
 
-func fileCapture(path string) string {
-	return fmt.Sprintf("[[agent.capture]]\nname = \"trace\"\nfile = %q\npace = \"max\"\n", path)
+func fileCapture(path string) string { return fileCaptureAs("trace", path) }
+
+func fileCaptureAs(name, path string) string {
+	return fmt.Sprintf("[[agent.capture]]\nname = %q\nfile = %q\npace = \"max\"\n", name, path)
 }
 
 func liveCapture(latency string) string {

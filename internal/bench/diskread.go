@@ -88,7 +88,11 @@ func forget(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range all {
+	return forgetFiles(all)
+}
+
+func forgetFiles(paths []string) error {
+	for _, path := range paths {
 		f, err := os.Open(path)
 		if err != nil {
 			return err

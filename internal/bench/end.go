@@ -31,7 +31,9 @@ type endOptions struct {
 	chunk   int  // bytes of one write
 	records bool // send record by record, each to everybody, round and round
 
-	packets bool // readers: count pcap records
+	// Of readers.
+	packets bool  // count pcap records
+	pace    int64 // bytes a second, at most, of each connection; 0 is no limit
 }
 
 func parseEnd(args []string) (endOptions, error) {
@@ -54,6 +56,7 @@ func parseEnd(args []string) (endOptions, error) {
 	flags.DurationVar(&o.last, "last", 0, "send for so long")
 	flags.IntVar(&o.chunk, "chunk", 256<<10, "bytes of one write")
 	flags.BoolVar(&o.records, "records", false, "send the file's pcap records one by one")
+	flags.Int64Var(&o.pace, "pace", 0, "read no more bytes a second")
 	flags.BoolVar(&o.packets, "packets", false, "count pcap records")
 	return o, flags.Parse(args[1:])
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"poip/internal/pcap"
 )
@@ -61,6 +62,23 @@ func TestEndsDeliverEverything(t *testing.T) {
 				t.Errorf("%d packets of 1 MiB", got.Packets)
 			}
 		})
+	}
+}
+
+func TestAPacedReaderReadsNoFaster(t *testing.T) {
+	at := freeAddress(t)
+	reader := startEnd(t, []string{"read", "-listen", at, "-pace", "4000000"})
+	reader.expect(t, "up")
+	sender := startEnd(t, []string{"send", "-dial", at, "-bytes", "2000000"})
+	sender.expect(t, "ready")
+	reader.expect(t, "ready")
+	io.WriteString(sender.in, "go\n")
+	var got tally
+	if err := json.Unmarshal([]byte(reader.expect(t, "{")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Bytes != 2000000 || got.wall() < 400*time.Millisecond { // half a second, but for the last read
+		t.Errorf("%d bytes in %v", got.Bytes, got.wall())
 	}
 }
 

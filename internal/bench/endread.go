@@ -21,6 +21,8 @@ import (
 
 // reading is what one connection has delivered.
 type reading struct {
+	pace int64 // bytes a second; 0 is no limit
+
 	bytes, first, last atomic.Int64
 
 	// Owned by the goroutine that reads.
@@ -37,7 +39,7 @@ func readAll(o endOptions, streams []io.ReadWriteCloser, orders *bufio.Reader) (
 	readings := make([]*reading, len(streams))
 	var busy sync.WaitGroup
 	for i, s := range streams {
-		readings[i] = &reading{}
+		readings[i] = &reading{pace: o.pace}
 		if o.packets {
 			readings[i].records = newRecordCounter()
 		}
@@ -80,11 +82,11 @@ func told(orders *bufio.Reader) <-chan struct{} {
 // drain reads to the end. An error is an end too: bytes are what counts, and
 // the scenarios compare them.
 func (r *reading) drain(s io.ReadWriteCloser) {
-	if c, ok := s.(*net.TCPConn); ok {
+	if c, ok := s.(*net.TCPConn); ok && r.pace == 0 {
 		r.drainTCP(c)
 	} else {
 		buf := readBuffers.Get().(*[256 << 10]byte)
-		for {
+		for began := time.Now(); ; r.dawdle(began) {
 			n, err := s.Read(buf[:])
 			if n > 0 {
 				r.took(buf[:n])
@@ -96,6 +98,15 @@ func (r *reading) drain(s io.ReadWriteCloser) {
 	}
 	if q, ok := s.(quicStream); ok {
 		q.hangUp()
+	}
+}
+
+// dawdle waits until what was read since it began is no more than the pace
+// allows.
+func (r *reading) dawdle(began time.Time) {
+	if r.pace > 0 {
+		due := time.Duration(float64(r.bytes.Load()) / float64(r.pace) * 1e9)
+		time.Sleep(due - time.Since(began))
 	}
 }
 

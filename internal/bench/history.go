@@ -20,7 +20,7 @@ const (
 // historyScenarios are what a relay's history on disk costs, and how fast it
 // comes back.
 func historyScenarios(a amounts) []scenario {
-	return []scenario{historyRoute(a), catchUp(a.over(2))}
+	return []scenario{historyRoute(a), catchUp(a.over(2)), coldReaders(a.over(4))}
 }
 
 const (
@@ -103,7 +103,7 @@ func catchUpFromHistory(a amounts, cached bool) func(*stage) (sample, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := d.fillHistory(file); err != nil {
+		if err := d.fillHistory(fileCapture(file)); err != nil {
 			return nil, err
 		}
 		if !cached {
@@ -124,8 +124,8 @@ func catchUpFromHistory(a amounts, cached bool) func(*stage) (sample, error) {
 }
 
 // fillHistory sends a file to a relay that nobody reads from, and stops it.
-func (d *deployment) fillHistory(file string) error {
-	agent, err := d.agent(agentOptions{captures: fileCapture(file)})
+func (d *deployment) fillHistory(capture string) error {
+	agent, err := d.agent(agentOptions{captures: capture})
 	if err != nil {
 		return err
 	}

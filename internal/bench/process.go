@@ -150,15 +150,23 @@ func (p *process) cpu() time.Duration {
 
 // peak is the largest resident size until now, in bytes. The process must
 // still run: the rusage of a dead one counts its parent's size as well.
-func (p *process) peak() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+func (p *process) peak() int64 { return p.kernelSays("status", "VmHWM:") << 10 }
+
+// fromDisk is how many bytes the kernel has fetched from disks until now, for
+// the reads of the process or ahead of them. The process must still run.
+func (p *process) fromDisk() int64 { return p.kernelSays("io", "read_bytes:") }
+
+// kernelSays is a figure in one of the process's files in /proc; 0 where there
+// is none.
+func (p *process) kernelSays(file, key string) int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, file))
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(status)) {
-		if rest, found := strings.CutPrefix(line, "VmHWM:"); found {
-			kib, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kib << 10
+	for line := range strings.Lines(string(text)) {
+		if rest, found := strings.CutPrefix(line, key); found {
+			n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return n
 		}
 	}
 	return 0

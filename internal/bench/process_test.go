@@ -51,6 +51,22 @@ func TestAReaderThatEndsTooEarlySaysHow(t *testing.T) {
 	}
 }
 
+func TestWhatTheKernelSaysOfAProcess(t *testing.T) {
+	p := startShell(t, "echo ready; read line; cat; exit")
+	if _, err := p.expect("ready", 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.kernelSays("io", "rchar:"); n <= 0 { // it has read its libraries at least
+		t.Errorf("%d bytes read", n)
+	}
+	if n := p.kernelSays("io", "read_bytes:"); n != p.fromDisk() || n < 0 {
+		t.Errorf("%d bytes from disk, or %d", n, p.fromDisk())
+	}
+	if n := p.kernelSays("status", "no such key"); n != 0 {
+		t.Errorf("%d of what is not there", n)
+	}
+}
+
 func TestCPUOfAProcessIsItsOwn(t *testing.T) {
 	p := startShell(t, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo busy; read line")
 	if _, err := p.expect("busy", 20*time.Second); err != nil {

@@ -106,6 +106,17 @@ func (s *stage) cpu(names ...string) (sum time.Duration) {
 	return sum
 }
 
+// fromDisk is what the kernel has fetched from a disk for the named processes,
+// in bytes.
+func (s *stage) fromDisk(names ...string) (sum int64) {
+	for _, p := range s.crew {
+		if slices.Contains(names, p.name) {
+			sum += p.fromDisk()
+		}
+	}
+	return sum
+}
+
 // noise is how many cores others than the crew and the bench have kept busy
 // since the mark: strangers, and the kernel's own threads.
 func (s *stage) noise() float64 {
