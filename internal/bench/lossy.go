@@ -70,7 +70,7 @@ func lossyRoute(a amounts, cfg poiptest.LossyConfig, scheme, congestion string) 
 			return nil, err
 		}
 		s.mark()
-		_, err = d.agent(agentOptions{
+		agent, err := d.agent(agentOptions{
 			relay:      fmt.Sprintf("%s://%s:%d", scheme, link.DialFar, d.intake),
 			congestion: congestion,
 			captures:   fileCapture(file),
@@ -78,7 +78,11 @@ func lossyRoute(a amounts, cfg poiptest.LossyConfig, scheme, congestion string) 
 		if err != nil {
 			return nil, err
 		}
-		return s.readFor(reader, a.lossyLast)
+		result, err := s.readFor(reader, a.lossyLast)
+		if err != nil {
+			err = fmt.Errorf("%w\nagent: %s\nrelay: %s", err, agent.stderr, d.relay.stderr)
+		}
+		return result, err
 	})
 }
 

@@ -248,7 +248,10 @@ func (r report) asMarkdown() []byte {
 
 func markdownTable(w io.Writer, rows [][]string) {
 	for i, row := range rows {
-		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
+		for _, cell := range row {
+			fmt.Fprintf(w, "| %s ", strings.ReplaceAll(cell, "|", `\|`)) // as in cat | nc
+		}
+		fmt.Fprintln(w, "|")
 		if i == 0 {
 			fmt.Fprintln(w, strings.Repeat("|---", len(row))+"|")
 		}

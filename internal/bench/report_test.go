@@ -74,6 +74,14 @@ func TestDelaysAreThoseOfWhatArrived(t *testing.T) {
 	}
 }
 
+func TestAPipeIsNoColumn(t *testing.T) {
+	var out bytes.Buffer
+	markdownTable(&out, [][]string{{"", "a"}, {"cat | nc", "1"}})
+	if want := "|  | a |\n|---|---|\n| cat \\| nc | 1 |\n\n"; out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
 func TestTablesGoIntoTheirPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "PERFORMANCE.md")
 	r := report{Machine: "a machine"}
