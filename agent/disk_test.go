@@ -10,14 +10,14 @@ import (
 	"poip/internal/journal"
 )
 
-// A testDisk is the folder of a journal, on a disk that fails while full is
-// set, and confirms everything at once.
+// A testDisk is the folder of a journal, on a disk of some size, which confirms
+// everything at once.
 type testDisk struct {
 	root *os.Root
-	full *atomic.Bool
+	most *atomic.Int64 // bytes that fit; 0: whatever comes
 }
 
-func newTestDisk(t testing.TB, dir string, full *atomic.Bool) *testDisk {
+func newTestDisk(t testing.TB, dir string, most *atomic.Int64) *testDisk {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -25,22 +25,31 @@ func newTestDisk(t testing.TB, dir string, full *atomic.Bool) *testDisk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &testDisk{root, full}
+	return &testDisk{root, most}
 }
 
-func (d *testDisk) fails() error {
-	if d.full.Load() {
+// fits says whether there is room for n more bytes.
+func (d *testDisk) fits(n int64) error {
+	if most := d.most.Load(); most > 0 && n > 0 && used(d.root.FS())+n > most {
 		return syscall.ENOSPC
 	}
 	return nil
 }
 
-func (d *testDisk) OpenFile(name string, flag int, mode fs.FileMode) (journal.File, error) {
-	if flag&os.O_CREATE != 0 {
-		if err := d.fails(); err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+// used is how many bytes the files of a folder have.
+func used(folder fs.FS) (bytes int64) {
+	fs.WalkDir(folder, ".", func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				bytes += info.Size()
+			}
 		}
-	}
+		return nil
+	})
+	return bytes
+}
+
+func (d *testDisk) OpenFile(name string, flag int, mode fs.FileMode) (journal.File, error) {
 	f, err := d.root.OpenFile(name, flag, mode)
 	if err != nil {
 		return nil, err
@@ -64,7 +73,11 @@ type testFile struct {
 func (f testFile) Sync() error { return nil }
 
 func (f testFile) WriteAt(b []byte, at int64) (int, error) {
-	if err := f.disk.fails(); err != nil {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if err := f.disk.fits(at + int64(len(b)) - info.Size()); err != nil {
 		return 0, &fs.PathError{Op: "write", Path: f.Name(), Err: err}
 	}
 	return f.File.WriteAt(b, at)

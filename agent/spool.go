@@ -176,6 +176,7 @@ func (s *spool) run() {
 func (s *spool) round() {
 	s.queue.settle(s.journal.Durable().Entries)
 	s.trim()
+	s.makeWay()
 	h := s.queue.hurry(s.all)
 	for s.journal.Trouble() == nil && s.journal.Pending() < s.pending && s.queue.hasErrand(h) && s.room() {
 		e, some := s.queue.spoolNext(h, false)
@@ -239,10 +240,22 @@ func (s *spool) room() bool {
 // dropOldest turns the oldest of what was never sent into a gap on disk. All that
 // was given to the journal is durable then, so that no segment holds anything
 // that is to be sent from memory.
-func (s *spool) dropOldest() bool {
-	if s.journal.Sync() != nil {
-		return false
+func (s *spool) dropOldest() bool { return s.journal.Sync() == nil && s.dropDurable() }
+
+// makeWay drops the oldest where the disk is full before the spool is, and has
+// the disk tried again. What is written and not durable then, memory has as well.
+func (s *spool) makeWay() {
+	if s.overflow != OverflowDropOldest || !journal.IsFull(s.journal.Trouble()) {
+		return
 	}
+	if s.journal.Retire() && s.dropDurable() {
+		s.journal.Sync() // trouble that lasts is told elsewhere
+	}
+}
+
+// dropDurable drops the oldest segment, of those that hold nothing else than is
+// durable, and was never sent.
+func (s *spool) dropDurable() bool {
 	s.queue.settle(s.journal.Durable().Entries)
 	s.reading.Lock()
 	defer s.reading.Unlock()

@@ -32,7 +32,7 @@ func (m *spoolTest) start(t *rapid.T) {
 	m.q = newQueue(newMemory(m.limit), m.how)
 	c := spoolConfig{share: &diskShare{limit: m.share}, overflow: m.how, sync: SyncBatch}
 	var err error
-	m.spool, err = openSpool(m.dir, newTestDisk(m.t, m.dir, new(atomic.Bool)), m.q, c, "s/eth0", slog.New(slog.DiscardHandler))
+	m.spool, err = openSpool(m.dir, newTestDisk(m.t, m.dir, new(atomic.Int64)), m.q, c, "s/eth0", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestQueueWithASpoolLosesNothingUncounted(t *testing.T) {
 		})
 		m.finish(rt)
 		m.judge(rt)
-		m.spool, _ = openSpool(m.dir, newTestDisk(t, m.dir, new(atomic.Bool)), newQueue(newMemory(1<<20), m.how), spoolConfig{share: &diskShare{limit: m.share}}, "s/eth0", slog.New(slog.DiscardHandler))
+		m.spool, _ = openSpool(m.dir, newTestDisk(t, m.dir, new(atomic.Int64)), newQueue(newMemory(1<<20), m.how), spoolConfig{share: &diskShare{limit: m.share}}, "s/eth0", slog.New(slog.DiscardHandler))
 		if m.q = m.spool.queue; m.q.hasEpoch() {
 			rt.Fatal("what was delivered is still on disk")
 		}

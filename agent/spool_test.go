@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"poip/agent/capture"
+	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/transport"
 	"poip/internal/wire"
@@ -284,11 +285,25 @@ func TestACrashIsAGapOfUnknownCount(t *testing.T) {
 // TestOverflowOfTheSpool: each policy loses what it says, and counts it.
 func TestOverflowOfTheSpool(t *testing.T) {
 	const all = 30000 // 42 MB, into 16 MiB of disk and 4 MiB of memory
-	for _, overflow := range []Overflow{OverflowDropOldest, OverflowDropNewest} {
-		t.Run(string(overflow), func(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		overflow Overflow
+		spool    config.Size
+		disk     int64
+		least    int64 // bytes that are kept on disk
+	}{
+		{"drop_oldest", OverflowDropOldest, 16 << 20, 0, 12 << 20},
+		{"drop_newest", OverflowDropNewest, 16 << 20, 0, 12 << 20},
+		{"drop_oldest on a smaller disk", OverflowDropOldest, 64 << 20, 16 << 20, 11 << 20},
+		{"drop_oldest on a disk of one segment", OverflowDropOldest, 1 << 30, 16 << 20, 4 << 20},
+		{"drop_newest on a smaller disk", OverflowDropNewest, 64 << 20, 16 << 20, 12 << 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			world(t, func(t *testing.T, relay *fakeRelay) {
 				s := newSensor(t, relay)
-				s.tweak = func(c *Config) { c.Spool, c.SpoolOverflow = 16<<20, overflow }
+				s.tweak = func(to *Config) { to.Spool, to.SpoolOverflow = c.spool, c.overflow }
+				var size atomic.Int64
+				size.Store(c.disk)
 				s.down.Store(true)
 				var during StreamStatus
 				var a *Agent
@@ -300,10 +315,11 @@ func TestOverflowOfTheSpool(t *testing.T) {
 					time.Sleep(time.Minute)
 					stop()
 				})
+				a.files = func(dir string) journal.FS { return newTestDisk(t, dir, &size) }
 				if err := a.Run(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if during.Spool.Bytes > 16<<20 || during.Spool.Bytes < 12<<20 {
+				if during.Spool.Bytes > 16<<20 || during.Spool.Bytes < c.least {
 					t.Errorf("of 16 MiB %d are in use", during.Spool.Bytes)
 				}
 				ep := relay.stream("s/eth0").epochs[0]
@@ -317,7 +333,7 @@ func TestOverflowOfTheSpool(t *testing.T) {
 				if len(ep.packets)+lost != all || ep.position != all {
 					t.Fatalf("%d packets arrived and %d are in gaps, of %d", len(ep.packets), lost, all)
 				}
-				if kept := 1400 * len(ep.packets); kept < 14<<20 {
+				if kept := int64(1400 * len(ep.packets)); kept < c.least {
 					t.Errorf("%d bytes were kept", kept)
 				}
 				status := spooled(a)
@@ -326,7 +342,9 @@ func TestOverflowOfTheSpool(t *testing.T) {
 					t.Errorf("status %+v, gaps have %d", status, lost)
 				}
 				checkAround(t, ep, all)
-				if oldest := ep.gaps[0].First == 0; oldest != (overflow == OverflowDropOldest) {
+				oldest := ep.gaps[0].First == 0
+				newest := all - int(ep.gaps[len(ep.gaps)-1].Next())
+				if (c.overflow == OverflowDropOldest) != (oldest && 1400*newest > 4<<20) {
 					t.Errorf("gaps %+v", ep.gaps)
 				}
 			})
@@ -563,18 +581,19 @@ func TestAnHourWithoutARelay(t *testing.T) {
 func TestAFullDiskCostsWhatDoesNotFitIntoMemory(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		s := newSensor(t, relay)
-		var full atomic.Bool
+		var size atomic.Int64
 		var during, later StreamStatus
 		var a *Agent
 		ctx, stop := context.WithCancel(t.Context())
+		s.tweak = func(c *Config) { c.SpoolOverflow = OverflowDropNewest }
 		s.down.Store(true)
 		a = s.agent(func(sink capture.Sink) {
 			paced(sink, 0, 5000)
-			full.Store(true)
+			size.Store(used(os.DirFS(s.data)))
 			paced(sink, 5000, 10000) // 14 MB, into what is left of 4 MiB of memory
 			time.Sleep(10 * time.Second)
 			during = spooled(a)
-			full.Store(false)
+			size.Store(0)
 			time.Sleep(10 * time.Second)
 			paced(sink, 15000, 10000)
 			later = spooled(a)
@@ -582,7 +601,7 @@ func TestAFullDiskCostsWhatDoesNotFitIntoMemory(t *testing.T) {
 			time.Sleep(time.Minute)
 			stop()
 		})
-		a.files = func(dir string) journal.FS { return newTestDisk(t, dir, &full) }
+		a.files = func(dir string) journal.FS { return newTestDisk(t, dir, &size) }
 		if err := a.Run(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -43,7 +43,7 @@ func TestLinkCutForLongerThanTheSpool(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
 		link := poiptest.NewBranch(t)
-		s := newSite(t, plan{branch: link, agent: "memory = \"2MiB\"\nspool = \"16MiB\""})
+		s := newSite(t, plan{branch: link, agent: "memory = \"2MiB\"\nspool = \"16MiB\"\nspool_sync = \"batch\""})
 		s.start()
 		before := s.rest()
 		s.source.send(2000)
@@ -51,9 +51,9 @@ func TestLinkCutForLongerThanTheSpool(t *testing.T) {
 		link.Cut()
 		eventually(t, "the relay has given the agent up", func() bool { return !s.relay.live() })
 		const volume = 150_000 // packets, 62 MB: four times the spool
-		s.source.trickle(volume)
+		s.fill(volume)
 		link.Mend()
-		s.source.send(2000)
+		s.fill(2000)
 		b := s.reckon()
 		if b.lost["spool_overflow"] == 0 || len(b.lost) != 1 || len(b.unknown) != 0 || b.vanished != 0 {
 			t.Errorf("want spool_overflow and nothing else: %v", b)
@@ -62,6 +62,20 @@ func TestLinkCutForLongerThanTheSpool(t *testing.T) {
 		s.keptNewest(10_000)
 		s.rested(before)
 	})
+}
+
+// fill hands that many packets over, no faster than an agent with 2 MiB of
+// memory gets them to its disk: what that does not keep up with is lost from
+// memory, and is not the oldest.
+func (s *site) fill(n int) {
+	s.t.Helper()
+	for ; n > 0; n -= 1000 {
+		s.source.send(min(n, 1000)) // 400 kB
+		eventually(s.t, "half of the agent's memory is free", func() bool {
+			m := s.agent.metrics()
+			return s.tapDrained(m.Sum("poip_agent_captured_packets_total")) && m.Sum("poip_agent_queued_bytes") < 1280<<10
+		})
+	}
 }
 
 // keptNewest holds that history has the newest packets, without a hole.

@@ -34,17 +34,31 @@ func (j *Journal) droppable(epoch wire.Epoch, from wire.PacketNumber) (*segment,
 		if s.name.epoch != epoch || s.header.first < from || s.sum.packets == 0 {
 			continue
 		}
-		for rounds := j.rounds; s == j.tail && j.rounds < rounds+3 && !j.closing; {
-			j.retire, j.urgent = true, true
-			j.signal()
-			j.moved.Wait()
-		}
-		if s == j.tail || s.gone {
+		if s == j.tail && !j.retireTail() || s.gone {
 			return nil, 0
 		}
 		return s, 0
 	}
 	return nil, 0
+}
+
+// Retire ends the segment that is being written, so that all that is in any
+// segment is durable. It returns false if the disk does not let it.
+func (j *Journal) Retire() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tail == nil || j.retireTail()
+}
+
+// retireTail is Retire where there is a tail; for holders of mu.
+func (j *Journal) retireTail() bool {
+	s := j.tail
+	for rounds := j.rounds; s == j.tail && j.rounds < rounds+3 && !j.closing; {
+		j.retire, j.urgent = true, true
+		j.signal()
+		j.moved.Wait()
+	}
+	return s != j.tail
 }
 
 // drop makes a segment gap-only, or adds its gaps to the gap-only one before
