@@ -69,7 +69,11 @@ func TestStampede(t *testing.T) {
 			c.relay.start()
 			begin := time.Now()
 			eventually(t, "all are back", allLive)
-			t.Logf("%v streams were back after %v", streams, time.Since(begin).Round(time.Millisecond))
+			took := time.Since(begin).Round(time.Millisecond)
+			t.Logf("%v streams were back after %v", streams, took)
+			if took > 15*time.Second {
+				t.Errorf("that is longer than 15 s")
+			}
 		}
 		for _, stop := range stops {
 			stop()

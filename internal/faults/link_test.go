@@ -111,7 +111,11 @@ func TestHalfOpenLink(t *testing.T) {
 			time.Sleep(time.Second)
 			connected := s.agent.metrics().Sum("poip_agent_sessions_total")
 			deaf()
+			begin := time.Now()
 			eventually(t, "the relay gives the session up", func() bool { return !s.relay.live() })
+			if took := time.Since(begin); took > 20*time.Second { // after 15, which this machine may see late
+				t.Errorf("the relay noticed after %v", took)
+			}
 			link.Mend()
 			eventually(t, "the agent has begun another session", func() bool {
 				return s.agent.metrics().Sum("poip_agent_sessions_total") > connected && s.relay.live()
@@ -121,6 +125,7 @@ func TestHalfOpenLink(t *testing.T) {
 		b := s.reckon()
 		b.without(t)
 		s.agree(b)
+		s.alone()
 		s.rested(before)
 	})
 }

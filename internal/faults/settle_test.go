@@ -141,3 +141,10 @@ func (s *site) rested(before rest) {
 		}
 	}
 }
+
+// alone holds that the relay has one connection at its intake, and no other that
+// somebody has forgotten.
+func (s *site) alone() {
+	s.t.Helper()
+	eventually(s.t, "the relay has one session", func() bool { return s.relay.sessions() == 1 })
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -208,6 +209,28 @@ func (r *relay) pause(d time.Duration) {
 }
 
 func (r *relay) live() bool { return r.metrics().Sum("poip_relay_stream_live") == 1 }
+
+// sessions is how many TCP connections the kernel has established for the
+// relay's intake; proc_net_tcp(5).
+func (r *relay) sessions() (n int) {
+	r.site.t.Helper()
+	port, err := strconv.Atoi(intakePort)
+	if err != nil {
+		r.site.t.Fatal(err)
+	}
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", r.Cmd.Process.Pid))
+	if err != nil {
+		r.site.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		const local, state, established = 1, 3, "01"
+		f := strings.Fields(line)
+		if f[state] == established && strings.HasSuffix(f[local], fmt.Sprintf(":%04X", port)) {
+			n++
+		}
+	}
+	return n
+}
 
 func (r *relay) received() float64 { return r.metrics().Sum("poip_relay_received_packets_total") }
 
