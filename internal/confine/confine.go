@@ -4,7 +4,9 @@
 //   - capabilities, in all five sets (capabilities(7)), and the way back to
 //     them through programs with privileges of their own (no_new_privs);
 //   - root's identity, where another user is asked for;
-//   - the file system, but for the paths that are named (Landlock).
+//   - the file system, but for the paths that are named (Landlock);
+//   - the system calls that lead out of this, or to the kernel's weak places,
+//     and to programs and sockets that are not needed (seccomp).
 //
 // Whoever takes such a process over by a mistake in it has a packet parser's
 // rights and no more. What the kernel does not have is left out, and Apply says
@@ -44,12 +46,13 @@ type Need struct {
 	// Paths with all that is below them. Those that are missing are passed
 	// over. Symbolic links are followed, now.
 	Read  []string // to be read
-	Run   []string // to be read and run
+	Run   []string // to be read and run; where there is none, no program is
 	Write []string // folders: everything but running
 
 	// Commands says that others' programs are run, whose needs nobody knows.
 	// Unless Mode is Require they keep the whole file system, and what it
-	// takes to capture: those capabilities stay, but not in effect.
+	// takes to capture: those capabilities stay, but not in effect. They may
+	// open any socket, too.
 	Commands bool
 }
 
@@ -60,6 +63,7 @@ type InForce struct {
 	Landlock     int    // the kernel's version of it; 0: not in force
 	Why          string // it is not
 	Paths        []string
+	Seccomp      string // what the filter of system calls does, or "off: " and why
 }
 
 // LogValue is how it stands in the log.
@@ -73,5 +77,6 @@ func (f InForce) LogValue() slog.Value {
 	} else {
 		attrs = append(attrs, slog.String("landlock", fmt.Sprintf("ABI %d", f.Landlock)), slog.String("paths", strings.Join(f.Paths, " ")))
 	}
+	attrs = append(attrs, slog.String("seccomp", f.Seccomp))
 	return slog.GroupValue(attrs...)
 }

@@ -18,6 +18,7 @@ func Apply(need Need) (InForce, error) {
 	}
 	if need.Mode == Off {
 		force.Why = `confine = "off"`
+		force.Seccomp = "off: " + force.Why
 		return force, become(who, nil)
 	}
 	var keep []uintptr
@@ -41,7 +42,11 @@ func Apply(need Need) (InForce, error) {
 		return force, err
 	}
 	force.Capabilities = left
-	return force, reachable(need.Write)
+	if err := reachable(need.Write); err != nil {
+		return force, err
+	}
+	err = filter(need, &force) // last: it refuses what the steps before may need
+	return force, err
 }
 
 // reachable tells early what would fail later: root without capabilities, or

@@ -29,6 +29,7 @@ type task struct {
 	Write   []string   // files to make
 	Rename  [][]string // from, to
 	Exec    [][]string // programs and their arguments
+	Calls   [][]uint64 // system calls, number and arguments, for each of Threads
 }
 
 // An outcome is what the child reports. Errors are texts; "" is none.
@@ -42,6 +43,7 @@ type outcome struct {
 	Written []string
 	Renamed []string
 	Ran     []string
+	Called  [][]syscall.Errno // by each thread
 }
 
 func TestMain(m *testing.M) {
@@ -58,14 +60,15 @@ func TestMain(m *testing.M) {
 }
 
 func (t task) run() outcome {
-	hold := make(chan struct{})
-	defer close(hold)
+	confined, called := make(chan struct{}), make(chan []syscall.Errno)
 	for range t.Threads {
 		started := make(chan struct{})
 		go func() {
 			runtime.LockOSThread()
 			close(started)
-			<-hold
+			<-confined
+			called <- t.call()
+			select {} // so that the thread stays
 		}()
 		<-started
 	}
@@ -90,7 +93,23 @@ func (t task) run() outcome {
 		out, err := cmd.CombinedOutput()
 		o.Ran = append(o.Ran, strings.TrimSpace(string(out)+text(err)))
 	}
+	close(confined)
+	for range t.Threads {
+		o.Called = append(o.Called, <-called)
+	}
 	return o
+}
+
+func (t task) call() (all []syscall.Errno) {
+	for _, c := range t.Calls {
+		var a [4]uintptr
+		for i, v := range c {
+			a[i] = uintptr(v)
+		}
+		_, _, errno := unix.RawSyscall(a[0], a[1], a[2], a[3])
+		all = append(all, errno)
+	}
+	return all
 }
 
 func text(err error) string {
@@ -167,8 +186,8 @@ func TestNoThreadKeepsACapability(t *testing.T) {
 					t.Errorf("thread %s: %s is %s", s["Pid"], set, s[set])
 				}
 			}
-			if s["NoNewPrivs"] != "1" {
-				t.Errorf("thread %s: NoNewPrivs is %s", s["Pid"], s["NoNewPrivs"])
+			if s["NoNewPrivs"] != "1" || s["Seccomp"] != "2" {
+				t.Errorf("thread %s: NoNewPrivs is %s, Seccomp %s", s["Pid"], s["NoNewPrivs"], s["Seccomp"])
 			}
 		}
 	})
@@ -181,8 +200,8 @@ func TestWhoeverMayConfineItself(t *testing.T) {
 		t.Fatal(o.Error)
 	}
 	for _, s := range o.Status {
-		if s["CapEff"] != nothing || s["CapPrm"] != nothing || s["NoNewPrivs"] != "1" {
-			t.Errorf("CapEff %s, CapPrm %s, NoNewPrivs %s", s["CapEff"], s["CapPrm"], s["NoNewPrivs"])
+		if s["CapEff"] != nothing || s["CapPrm"] != nothing || s["NoNewPrivs"] != "1" || s["Seccomp"] != "2" {
+			t.Errorf("CapEff %s, CapPrm %s, NoNewPrivs %s, Seccomp %s", s["CapEff"], s["CapPrm"], s["NoNewPrivs"], s["Seccomp"])
 		}
 	}
 }
@@ -305,7 +324,7 @@ func TestBecomesAnotherUser(t *testing.T) {
 func TestOffLeavesEverything(t *testing.T) {
 	before := threads()[0]
 	o := inChild(t, task{Need: confine.Need{Mode: confine.Off}, Try: []string{"/etc/passwd"}})
-	if o.Error != "" || o.Read[0] != "" || o.Status[0]["CapEff"] != before["CapEff"] || o.Status[0]["NoNewPrivs"] != before["NoNewPrivs"] {
+	if o.Error != "" || o.Read[0] != "" || o.Status[0]["CapEff"] != before["CapEff"] || o.Status[0]["NoNewPrivs"] != before["NoNewPrivs"] || o.Status[0]["Seccomp"] != before["Seccomp"] {
 		t.Errorf("%+v", o)
 	}
 	if err := confine.Mode("maybe").Check(); err == nil || confine.Auto.Check() != nil {

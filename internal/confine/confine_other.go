@@ -14,5 +14,5 @@ func Apply(need Need) (InForce, error) {
 	if need.Mode == Require || need.User != "" {
 		return InForce{}, fmt.Errorf("confine: %w: take out user, and confine = \"require\"", errElsewhere)
 	}
-	return InForce{Capabilities: "as they were", Why: errElsewhere.Error()}, nil
+	return InForce{Capabilities: "as they were", Why: errElsewhere.Error(), Seccomp: "off: " + errElsewhere.Error()}, nil
 }

@@ -13,10 +13,10 @@ import (
 	"poip/internal/poiptest"
 )
 
-// The agent captures although no thread of it has a capability any more, and
-// goes on when the interface was deleted and another one came in its place. It
-// fails when cmd/poip-agent does not set Agent.Prepared, and when
-// Agent.prepare prepares nothing.
+// The agent captures although no thread of it has a capability any more, nor all
+// system calls, and goes on when the interface was deleted and another one came in
+// its place. It fails when cmd/poip-agent does not set Agent.Prepared, when
+// Agent.prepare prepares nothing, and when confine.Apply does not call filter.
 func TestAgentCapturesWithoutCapabilities(t *testing.T) {
 	poiptest.RunInNetns(t, func() {
 		poiptest.Veth(t, "va", "vb", 1500)
@@ -55,7 +55,7 @@ func TestAgentCapturesWithoutCapabilities(t *testing.T) {
 			}
 		}
 		confined := agent.waitMessage("confined")["to"].(map[string]any)
-		if confined["capabilities"] != "none" {
+		if confined["capabilities"] != "none" || !strings.HasPrefix(fmt.Sprint(confined["seccomp"]), "refuses ") {
 			t.Errorf("the log says %v", confined)
 		}
 		agent.stop()
@@ -79,8 +79,9 @@ func broadcast(t *testing.T, to string) {
 	}
 }
 
-// The relay needs no capability from the moment at which it listens, and the
-// files of its own folder and its configuration's. It is told so in the log.
+// The relay needs no capability from the moment at which it listens, no system
+// call that its filter refuses, and the files of its own folder and its
+// configuration's. It is told so in the log.
 func TestRelayIsConfined(t *testing.T) {
 	poiptest.RunInNetns(t, func() { // where it starts with every capability
 		w := newWorld(t, "branch-7")
@@ -90,7 +91,7 @@ func TestRelayIsConfined(t *testing.T) {
 		}
 		confined := r.waitMessage("confined")["to"].(map[string]any)
 		paths, _ := confined["paths"].(string)
-		if confined["capabilities"] != "none" || paths != "" && !strings.Contains(paths, "write:"+w.path("relay")) {
+		if confined["capabilities"] != "none" || !strings.HasPrefix(fmt.Sprint(confined["seccomp"]), "refuses ") || paths != "" && !strings.Contains(paths, "write:"+w.path("relay")) {
 			t.Errorf("the log says %v", confined)
 		}
 		if strings.Contains(paths, "write:/ ") || strings.Contains(paths, ":/etc ") {
@@ -152,8 +153,8 @@ func unprivileged(t *testing.T, status map[string]string) {
 			t.Errorf("%s: %s is %s", status["file"], set, status[set])
 		}
 	}
-	if status["NoNewPrivs"] != "1" {
-		t.Errorf("%s: NoNewPrivs is %s", status["file"], status["NoNewPrivs"])
+	if status["NoNewPrivs"] != "1" || status["Seccomp"] != "2" {
+		t.Errorf("%s: NoNewPrivs is %s, Seccomp %s", status["file"], status["NoNewPrivs"], status["Seccomp"])
 	}
 }
 
