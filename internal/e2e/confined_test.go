@@ -62,6 +62,31 @@ func TestAgentCapturesWithoutCapabilities(t *testing.T) {
 	})
 }
 
+// Others' programs capture although they have the agent's filter. It fails when
+// dumpcap's sockets or capabilities are refused to it.
+func TestCommandsCaptureConfined(t *testing.T) {
+	poiptest.RunInNetns(t, func() {
+		poiptest.Veth(t, "va", "vb", 1500)
+		if err := poiptest.IP("addr add 198.51.9.1/24 broadcast + dev va"); err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+		command := "name = \"cmd\"\ncommand = [\"dumpcap\", \"-q\", \"-P\", \"-i\", \"vb\", \"-w\", \"-\"]\n"
+		agent := w.startAgent("branch-7", w.agentTOML("branch-7", r.intake("quic"), command))
+		eventually(t, "dumpcap captures", func() bool {
+			broadcast(t, "198.51.9.255:9")
+			return r.metric("poip_relay_received_packets_total") > 0
+		})
+		for _, status := range threads(t, agent) {
+			if status["Seccomp"] != "2" || strings.Trim(status["CapEff"], "0") != "" {
+				t.Errorf("%s: Seccomp %s, CapEff %s", status["file"], status["Seccomp"], status["CapEff"])
+			}
+		}
+		agent.stop()
+	})
+}
+
 func broadcast(t *testing.T, to string) {
 	t.Helper()
 	conn, err := net.Dial("udp", to)
