@@ -5,6 +5,7 @@ package faults
 import (
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,6 +54,24 @@ var mishaps = []mishap{
 		s.dice.pause(0, 30*time.Second)
 		s.agent.Signal(continueSignal)
 	}},
+	{"the link loses every twentieth packet", func(s *soak) {
+		const drop = "numgen random mod 100 < 5 drop"
+		s.link.Nft("add rule ip cut in iifname wan0 " + drop)
+		s.link.Do(func() { s.link.Nft("add rule ip cut in iifname wan1 " + drop) })
+		s.dice.pause(0, 20*time.Second)
+		s.link.Mend()
+	}},
+	{"an analyst reads nothing", func(s *soak) {
+		stopped := connect(s.t, livePort)
+		s.dice.pause(0, 30*time.Second)
+		stopped.read()
+		eventually(s.t, "it reads on", func() bool { return stopped.count() > 0 })
+		stopped.close()
+		if stopped.wrong != nil {
+			s.t.Error(stopped.wrong)
+		}
+	}},
+	{"the relay reads its configuration again", func(s *soak) { s.relay.Signal(syscall.SIGHUP) }},
 	{"analysts come and are gone", func(s *soak) {
 		for range 50 {
 			glance(livePort) // however it ends
