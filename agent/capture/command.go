@@ -16,6 +16,7 @@ import (
 const (
 	exitTime      = time.Second     // to exit, once it has ended its output
 	terminateTime = 2 * time.Second // to exit when it was asked to
+	killTime      = time.Second     // to be gone, once it was killed
 	stderrTime    = time.Second     // for its stderr to end, once it has exited
 )
 
@@ -51,6 +52,9 @@ func (c *Command) Run(ctx context.Context, open func(Info) Sink) error {
 	end := p.end(err == nil || errors.Is(err, io.ErrUnexpectedEOF))
 	switch {
 	case ctx.Err() != nil:
+		if !p.isGone() {
+			c.Log.Warn("command goes on for a while", "error", end)
+		}
 		return ctx.Err()
 	case err != nil:
 		return fmt.Errorf("%w; its output: %w", end, err)
@@ -114,8 +118,11 @@ func (p *process) end(expected bool) error {
 		p.exits(terminateTime)
 	}
 	signalGroup(p.cmd.Process, true)
-	<-p.exited
+	gone := p.exits(killTime)
 	p.stdout.Close()
+	if !gone {
+		return p.abandon()
+	}
 	// Somebody who has left the group may hold on to stderr.
 	_ = p.stderr.SetReadDeadline(time.Now().Add(stderrTime))
 	p.waiters.Wait()
@@ -129,6 +136,23 @@ func (p *process) end(expected bool) error {
 		return fmt.Errorf("command %q ended: %s; its last words: %q", p.name, how, last)
 	}
 	return fmt.Errorf("command %q ended: %s", p.name, how)
+}
+
+// abandon leaves a command alone that we are not permitted to end, as tcpdump
+// once it has become another user. With nobody to read its output it ends when
+// it writes again; the goroutines that wait for it do so, too.
+func (p *process) abandon() error {
+	return fmt.Errorf("command %q, process %d, has become another user's and cannot be stopped: it ends with its next packet; tcpdump stays who it is with -Z root",
+		p.name, p.cmd.Process.Pid)
+}
+
+func (p *process) isGone() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // exits tells whether the command has exited within d.

@@ -87,6 +87,26 @@ func TestCommandsCaptureConfined(t *testing.T) {
 	})
 }
 
+// tcpdump becomes another user, whom an agent without capabilities cannot stop.
+// The agent ends all the same, and says so. It fails without abandon in
+// agent/capture/command.go.
+func TestAnAgentEndsBeforeItsCommand(t *testing.T) {
+	if !poiptest.RealRoot() {
+		t.Log("tcpdump becomes nobody else here")
+		return
+	}
+	poiptest.RunInNetns(t, func() {
+		poiptest.Veth(t, "va", "vb", 1500)
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+		command := "name = \"cmd\"\ncommand = [\"tcpdump\", \"-U\", \"-i\", \"vb\", \"-w\", \"-\"]\n"
+		agent := w.startAgent("branch-7", w.agentTOML("branch-7", r.intake("tls"), command))
+		agent.waitMessage("connected to relay")
+		agent.stop()
+		agent.waitMessage("command goes on for a while")
+	})
+}
+
 func broadcast(t *testing.T, to string) {
 	t.Helper()
 	conn, err := net.Dial("udp", to)
