@@ -2,7 +2,7 @@
 // share. It is strict: an unknown key, a wrong type, a bad size or duration is
 // an error that names the file, the line and what was expected, and nothing is
 // half applied. What the keys mean stands with those who own them, in
-// broker.Config and agent.Config.
+// broker.Config and agent.Config. It reads the files of secret keys as well.
 package config
 
 import (
