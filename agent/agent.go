@@ -49,6 +49,9 @@ type Agent struct {
 	// Stdin is where captures of standard input read. New sets it.
 	Stdin io.Reader
 
+	// SpoolKey encrypts spools; nil leaves them plain.
+	SpoolKey *journal.Key
+
 	// Prepared, if set, is called once all that takes privileges is done.
 	Prepared func() error
 

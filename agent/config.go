@@ -27,6 +27,7 @@ type Config struct {
 	Spool         config.Size     `toml:"spool"`
 	SpoolOverflow Overflow        `toml:"spool_overflow"`
 	SpoolSync     SpoolSync       `toml:"spool_sync"`
+	SpoolKey      string          `toml:"spool_key"` // file of the key that encrypts it; "": none
 	Admin         AdminConfig     `toml:"admin"`
 	User          string          `toml:"user"`
 	Confine       confine.Mode    `toml:"confine"`

@@ -99,7 +99,7 @@ func openSpool(dir string, fs journal.FS, q *queue, c spoolConfig, stream string
 	q.work = make(chan struct{}, 1)
 	j, err := journal.Open(dir, journal.Options{
 		Segment: min(max(c.share.limit/16, leastSegment), mostSegment),
-		Delay:   c.sync.spoolDelay(), Batch: s.pending / 2, Damage: wire.CauseSpoolCorrupt,
+		Delay:   c.sync.spoolDelay(), Batch: s.pending / 2, Damage: wire.CauseSpoolCorrupt, Key: c.key,
 		Committed: q.rouse, Log: log, FS: fs,
 	})
 	if err != nil {
@@ -117,6 +117,7 @@ type spoolConfig struct {
 	share    *diskShare
 	overflow Overflow
 	sync     SpoolSync
+	key      *journal.Key // nil: plain
 }
 
 // nobody is the epoch that a journal is in while it holds nothing that a relay has

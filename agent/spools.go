@@ -36,7 +36,7 @@ func (a *Agent) divideSpool(captures []*capturing) (live int64) {
 }
 
 func (a *Agent) spoolConfig(limit int64) *spoolConfig {
-	return &spoolConfig{share: &diskShare{limit: limit}, overflow: a.config.SpoolOverflow, sync: a.config.SpoolSync}
+	return &spoolConfig{share: &diskShare{limit: limit}, overflow: a.config.SpoolOverflow, sync: a.config.SpoolSync, key: a.SpoolKey}
 }
 
 // recoverSpools makes the streams of which an earlier run of the agent has left
@@ -125,8 +125,11 @@ func (a *Agent) openSpool(s *stream, c *spoolConfig, log *slog.Logger) {
 	}
 	if err != nil {
 		s.spoolTrouble = err.Error()
-		log.Error("no spool: what does not fit into memory will be lost", "error", err,
-			"remedy", "make the folder writable for this user, or set spool = \"0\"")
+		remedy := "make the folder writable for this user, or set spool = \"0\""
+		if errors.Is(err, journal.ErrKey) {
+			remedy = "set spool_key to the file of that key, and what is in the spool will be sent"
+		}
+		log.Error("no spool: what does not fit into memory will be lost", "error", err, "remedy", remedy)
 		return
 	}
 	s.spool.stopping = a.stopping

@@ -30,6 +30,7 @@ type archive struct {
 	dir  string
 	log  *slog.Logger
 	open func(dir string, o journal.Options) (*journal.Journal, error)
+	key  *journal.Key  // nil: histories are plain
 	kick chan struct{} // a history is to be looked at; holds one
 
 	reading atomic.Int64 // cursors that read from disk now
@@ -112,7 +113,7 @@ func (a *archive) recover(name auth.StreamName, config StreamConfig) (*history, 
 	}
 	h.limit.Store(int64(config.History))
 	var opened atomic.Bool
-	o := journal.Options{Damage: wire.CauseHistoryCorrupt, Log: h.log}
+	o := journal.Options{Damage: wire.CauseHistoryCorrupt, Log: h.log, Key: a.key}
 	o.Segment, o.Age = config.segment()
 	o.Committed = func() {
 		if opened.Load() {
@@ -125,6 +126,9 @@ func (a *archive) recover(name auth.StreamName, config StreamConfig) (*history, 
 	}
 	h.journal, err = a.open(dir, o)
 	opened.Store(err == nil)
+	if errors.Is(err, journal.ErrKey) {
+		err = fmt.Errorf("key stream.history_key: %w", err)
+	}
 	return h, err
 }
 

@@ -94,6 +94,9 @@ type Options struct {
 	Listen       func(network, address string) (net.Listener, error)
 	ListenPacket func(network, address string) (net.PacketConn, error)
 
+	// HistoryKey encrypts histories; nil leaves them plain.
+	HistoryKey *journal.Key
+
 	// OpenJournal opens the history of a stream; default journal.Open.
 	OpenJournal func(dir string, o journal.Options) (*journal.Journal, error)
 }
@@ -205,6 +208,7 @@ func New(cfg Config, opts Options) (*Broker, error) {
 	b.hard, b.cut = context.WithCancel(context.Background())
 	if cfg.Stream.History > 0 {
 		b.archive = newArchive(cfg.Data, b.log, opts.OpenJournal)
+		b.archive.key = opts.HistoryKey
 	}
 	if err := b.recall(); err != nil {
 		b.shut()

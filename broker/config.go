@@ -43,6 +43,7 @@ type StreamConfig struct {
 	History     config.Size     `toml:"history"`      // on disk, for each stream; 0 is off
 	HistoryAge  config.Duration `toml:"history_age"`  // after which a packet may go; 0: by size alone
 	HistoryFull string          `toml:"history_full"` // when the disk is full: hold, drop_oldest
+	HistoryKey  string          `toml:"history_key"`  // file of the key that encrypts it; "": none
 }
 
 // CertsConfig is the table [relay.certs]: how long certificates live that the

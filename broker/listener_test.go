@@ -222,6 +222,7 @@ func TestReload(t *testing.T) {
 		{name: "removed", change: func(c *Config) { c.Listeners = nil }},
 		{name: "invalid", change: func(c *Config) { c.Listeners[0].Overflow = "drop" }, stays: true, fails: "key overflow"},
 		{name: "intake", change: func(c *Config) { c.Intake.TCP = "127.0.0.1:1" }, stays: true, fails: "intake.tcp cannot change"},
+		{name: "history key", change: func(c *Config) { c.Stream.HistoryKey = "/etc/poip/other.key" }, stays: true, fails: "stream.history_key cannot change"},
 		{name: "no certificate", change: func(c *Config) {
 			c.Listeners[0].TLS, c.Listeners[0].ClientAuth = true, "cert"
 			c.Analysts = []AnalystConfig{{Name: "alice", Streams: []string{"*/*"}}}

@@ -81,6 +81,7 @@ func (c Config) fixed(next Config) error {
 		{"admin.tls", fmt.Sprint(c.Admin.TLS), fmt.Sprint(next.Admin.TLS)},
 		{"admin.client_auth", c.Admin.ClientAuth, next.Admin.ClientAuth},
 		{"stream.history (on or off)", fmt.Sprint(c.Stream.History > 0), fmt.Sprint(next.Stream.History > 0)},
+		{"stream.history_key", c.Stream.HistoryKey, next.Stream.HistoryKey},
 		{"audit.file", c.Audit.File, next.Audit.File},
 		{"audit.size", c.Audit.Size.String(), next.Audit.Size.String()},
 		{"audit.keep", fmt.Sprint(c.Audit.Keep), fmt.Sprint(next.Audit.Keep)},

@@ -26,7 +26,7 @@ func TestFlagsAreNotLeftOutSilently(t *testing.T) {
 	for _, flag := range []string{
 		"--filter=port 22", "--filter-program=1", "--snaplen=96", "--direction=in", "--promiscuous=false", "--name=x",
 		"--latency=low", "--pace=original", "--relay-name=x", "--memory=1MiB", "--congestion=cubic",
-		"--user=poip", "--confine=off",
+		"--user=poip", "--confine=off", "--spool-key=x",
 	} {
 		if err := execute("check", "--config", "unused", flag); err == nil || !strings.Contains(err.Error(), "none of the others can be") {
 			t.Errorf("%s: got %v", flag, err)

@@ -15,6 +15,7 @@ import (
 	"poip/certs"
 	"poip/internal/cli"
 	"poip/internal/config"
+	"poip/internal/journal"
 	"poip/internal/systemd"
 	"poip/internal/transport"
 )
@@ -79,6 +80,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.spool, "spool", s.config.Spool.String(), "`SIZE` of the disk below --data for what does not fit there; 0 is none")
 	f.StringVar((*string)(&s.config.SpoolOverflow), "spool-overflow", string(s.config.SpoolOverflow), "when both are full: `drop_oldest`, drop_newest or block")
 	f.StringVar((*string)(&s.config.SpoolSync), "spool-sync", string(s.config.SpoolSync), "`periodic`: what waits for a second goes to disk; batch: everything at once")
+	f.StringVar(&s.config.SpoolKey, "spool-key", "", "`FILE` of the key that encrypts the spool, outside of --data (default plain)")
 	f.StringVar(&s.config.Admin.Listen, "admin", "", "loopback `ADDRESS` for metrics and status, as 127.0.0.1:57081 (default none)")
 	f.StringVar(&s.config.Congestion, "congestion", s.config.Congestion, "TCP congestion control by `NAME`, or auto")
 	f.StringVar(&s.config.RelayName, "relay-name", "", "`NAME` in the relay's certificate, where it is not the HOST")
@@ -99,7 +101,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
 	for _, flag := range []string{
 		"relay", "relay-name", "data", "memory", "congestion", "name", "interface", "file", "stdin", "command",
-		"filter", "filter-program", "snaplen", "spool", "spool-overflow", "spool-sync", "admin", "latency", "promiscuous", "direction", "pace", "user", "confine",
+		"filter", "filter-program", "snaplen", "spool", "spool-overflow", "spool-sync", "spool-key", "admin", "latency", "promiscuous", "direction", "pace", "user", "confine",
 	} {
 		cmd.MarkFlagsMutuallyExclusive("config", flag) // rather than leave it out silently
 	}
@@ -172,6 +174,18 @@ func (id identity) renewal(log *slog.Logger) *agent.Renewal {
 	}
 }
 
+// spoolKey reads the key that spools are encrypted with; nil, if they are not.
+func spoolKey(cfg agent.Config) (*journal.Key, error) {
+	if cfg.SpoolKey == "" {
+		return nil, nil
+	}
+	secret, err := config.ReadKey(cfg.SpoolKey, cfg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("key spool_key: %w", err)
+	}
+	return journal.NewKey(secret)
+}
+
 func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progress, log *slog.Logger) error {
 	id, err := loadIdentity(cfg, log)
 	if err != nil {
@@ -185,6 +199,9 @@ func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progr
 		return err
 	}
 	a := agent.New(cfg, id.sensor.Name(), cli.AgentVersion(), log)
+	if a.SpoolKey, err = spoolKey(cfg); err != nil {
+		return err
+	}
 	a.Open, a.Stdin, a.Renewal = id.dialer.Open, stdin, id.renewal(log)
 	if progress.bars != nil {
 		a.Progress = progress.show
@@ -218,6 +235,9 @@ network.`,
 			}
 			id, err := loadIdentity(cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
+				return err
+			}
+			if _, err := spoolKey(cfg); err != nil {
 				return err
 			}
 			if err := checkCaptures(cmd.Context(), cfg, all); err != nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"poip/auth"
-	"poip/broker"
 	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/pcap"
@@ -36,7 +35,7 @@ pcap file has one link type: where the stream has had several, choose one.`,
 		Example: "  poip-relay history export branch-7/eth0 --data /var/lib/poip-relay --from 15m -w last.pcap",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			data, names, err := from.streams(args)
+			all, names, err := from.streams(args)
 			if err != nil {
 				return err
 			}
@@ -47,7 +46,7 @@ pcap file has one link type: where the stream has had several, choose one.`,
 			if e.to, err = parseTime("--to", until, math.MaxInt64); err != nil {
 				return err
 			}
-			return e.write(data, names[0], out, cmd.OutOrStdout())
+			return e.write(all, names[0], out, cmd.OutOrStdout())
 		},
 	}
 	from.flags(cmd)
@@ -84,10 +83,10 @@ type export struct {
 
 func (e *export) all() bool { return e.from == 0 && e.to == math.MaxInt64 }
 
-func (e *export) write(data string, name auth.StreamName, path string, stdout io.Writer) error {
-	a, err := journal.Inspect(broker.HistoryOf(data, name))
+func (e *export) write(all histories, name auth.StreamName, path string, stdout io.Writer) error {
+	a, err := all.inspect(name)
 	if err != nil {
-		return fmt.Errorf("history of %s: %w", name, err)
+		return err
 	}
 	defer a.Close() // it was only read
 	link, snaplen, err := e.choose(a.Segments())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,46 +15,83 @@ import (
 
 	"poip/auth"
 	"poip/broker"
+	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/wire"
 )
 
-// An origin is where a command looks for histories: one of these is set.
-type origin struct{ data, config string }
+// An origin is where a command looks for histories: data or config is set.
+type origin struct{ data, config, key string }
 
 func (o *origin) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.data, "data", "", "data `DIR`ectory of the relay")
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration `FILE` of the relay, which names its data directory")
+	cmd.Flags().StringVar(&o.key, "key", "", "`FILE` of the key of encrypted histories (default: what the configuration says)")
 	cmd.MarkFlagsOneRequired("data", "config")
 	cmd.MarkFlagsMutuallyExclusive("data", "config")
 }
 
-// folder is the relay's data directory.
-func (o *origin) folder() (string, error) {
-	if o.config == "" {
-		return o.data, nil
+// histories are those below the data directory of a relay.
+type histories struct {
+	data string
+	key  *journal.Key // nil: they are plain
+}
+
+func (o *origin) histories() (h histories, err error) {
+	key := o.key
+	if h.data = o.data; o.config != "" {
+		cfg, err := loadConfig(o.config)
+		if err != nil {
+			return h, err
+		}
+		h.data, key = cfg.Data, cmp.Or(key, cfg.Stream.HistoryKey)
 	}
-	cfg, err := loadConfig(o.config)
-	return cfg.Data, err
+	h.key, err = historyKey(key, h.data)
+	return h, err
+}
+
+// historyKey reads the key that histories are encrypted with; nil, if there is
+// no path.
+func historyKey(path, data string) (*journal.Key, error) {
+	if path == "" {
+		return nil, nil
+	}
+	secret, err := config.ReadKey(path, data)
+	if err != nil {
+		return nil, fmt.Errorf("key of histories (stream.history_key): %w", err)
+	}
+	return journal.NewKey(secret)
+}
+
+// inspect opens the history of a stream, to look at.
+func (h histories) inspect(name auth.StreamName) (*journal.Archive, error) {
+	a, err := journal.Inspect(broker.HistoryOf(h.data, name), h.key)
+	if errors.Is(err, journal.ErrKey) {
+		err = fmt.Errorf("%w; the flag is --key", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("history of %s: %w", name, err)
+	}
+	return a, nil
 }
 
 // streams are those named, or all that have a history.
-func (o *origin) streams(args []string) (data string, names []auth.StreamName, err error) {
-	if data, err = o.folder(); err != nil {
-		return "", nil, err
+func (o *origin) streams(args []string) (h histories, names []auth.StreamName, err error) {
+	if h, err = o.histories(); err != nil {
+		return h, nil, err
 	}
 	if len(args) == 0 {
-		names, err = broker.Histories(data)
-		return data, names, err
+		names, err = broker.Histories(h.data)
+		return h, names, err
 	}
 	for _, a := range args {
 		name, err := auth.ParseStreamName(a)
 		if err != nil {
-			return "", nil, err
+			return h, nil, err
 		}
 		names = append(names, name)
 	}
-	return data, names, nil
+	return h, names, nil
 }
 
 func newHistory() *cobra.Command {
@@ -61,7 +99,8 @@ func newHistory() *cobra.Command {
 		Use:   "history",
 		Short: "See what is on disk of each stream, take it out, and check it",
 		Long: `history looks at the histories of streams, which are ordinary pcap files with an
-index beside each. It changes nothing, and the relay may run meanwhile.`,
+index beside each, or encrypted ones. It changes nothing, and the relay may run
+meanwhile. The key of encrypted ones is found by --config, or given by --key.`,
 	}
 	cmd.AddCommand(newHistoryList(), newHistoryExport(), newHistoryVerify())
 	return cmd
@@ -75,13 +114,13 @@ func newHistoryList() *cobra.Command {
 		Short:   "List what there is of each stream: times, packets, gaps, size",
 		Example: "  poip-relay history list --data /var/lib/poip-relay",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			data, names, err := from.streams(args)
+			all, names, err := from.streams(args)
 			if err != nil {
 				return err
 			}
 			list := historyList{Streams: []historyLine{}}
 			for _, name := range names {
-				line, err := lineOf(data, name)
+				line, err := lineOf(all, name)
 				if err != nil {
 					return err
 				}
@@ -139,11 +178,11 @@ type historyGap struct {
 	Latest   int64  `json:"latest"`
 }
 
-func lineOf(data string, name auth.StreamName) (historyLine, error) {
+func lineOf(all histories, name auth.StreamName) (historyLine, error) {
 	line := historyLine{Stream: name.String(), Lost: map[string]uint64{}, Unknown: map[string]uint64{}, Epochs: []historyEpoch{}}
-	a, err := journal.Inspect(broker.HistoryOf(data, name))
+	a, err := all.inspect(name)
 	if err != nil {
-		return line, fmt.Errorf("history of %s: %w", name, err)
+		return line, err
 	}
 	for _, s := range a.Segments() {
 		line.add(&s)
@@ -229,23 +268,23 @@ packets against its CRC and its number. It says which segment is damaged, and
 where, and fails if any is.`,
 		Example: "  poip-relay history verify branch-7/eth0 --data /var/lib/poip-relay",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			data, names, err := from.streams(args)
+			all, names, err := from.streams(args)
 			if err != nil {
 				return err
 			}
-			return verify(data, names, cmd.OutOrStdout())
+			return verify(all, names, cmd.OutOrStdout())
 		},
 	}
 	from.flags(cmd)
 	return cmd
 }
 
-func verify(data string, names []auth.StreamName, stdout io.Writer) error {
+func verify(all histories, names []auth.StreamName, stdout io.Writer) error {
 	var damaged []string
 	for _, name := range names {
-		a, err := journal.Inspect(broker.HistoryOf(data, name))
+		a, err := all.inspect(name)
 		if err != nil {
-			return fmt.Errorf("history of %s: %w", name, err)
+			return err
 		}
 		before := len(damaged)
 		err = a.Verify(func(segment string, problem error) {

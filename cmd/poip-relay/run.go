@@ -88,6 +88,9 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	defer closeAudit(record, log)
 	asked := make(chan chan error) // for a reload
 	options := broker.Options{Log: log, Audit: record, Reload: askFor(ctx, asked), Revoke: revokeFor(cfg.Data)}
+	if options.HistoryKey, err = historyKey(cfg.Stream.HistoryKey, cfg.Data); err != nil {
+		return err
+	}
 	keeper.decide(&options)
 	auditRenewals(&options, record)
 	b, err := broker.New(cfg, options)
@@ -206,6 +209,9 @@ func check(path string, stdout io.Writer) error {
 		return err
 	}
 	if err := cfg.CheckFiles(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if _, err := historyKey(cfg.Stream.HistoryKey, cfg.Data); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	trust, err := certs.LoadTrust(cfg.Data)

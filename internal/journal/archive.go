@@ -13,6 +13,7 @@ import (
 // whoever writes the journal may go on meanwhile.
 type Archive struct {
 	fs   FS
+	key  *Key
 	info []SegmentInfo
 
 	mu       sync.Mutex
@@ -45,13 +46,14 @@ type SegmentInfo struct {
 }
 
 // Inspect looks at the journal in dir: at the indexes of all segments, and at
-// the packets of those that are not concluded.
-func Inspect(dir string) (*Archive, error) {
+// the packets of those that are not concluded. The key decrypts them; it fails
+// without the one that there has to be.
+func Inspect(dir string, key *Key) (*Archive, error) {
 	f, err := openRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("inspect journal: %w", err)
 	}
-	a := &Archive{fs: f, noIndex: map[*segment]bool{}}
+	a := &Archive{fs: f, key: key, noIndex: map[*segment]bool{}}
 	if err := a.inspect(); err != nil {
 		return nil, errors.Join(fmt.Errorf("inspect journal: %w", err), f.Close())
 	}
@@ -71,9 +73,11 @@ func (a *Archive) inspect() error {
 	}
 	p := place{}
 	for i, f := range l.segments {
-		x := &examination{fs: a.fs, damage: wire.CauseHistoryCorrupt, found: f, before: p}
+		x := &examination{fs: a.fs, key: a.key, damage: wire.CauseHistoryCorrupt, found: f, before: p}
 		x.limitBy(l.segments[i+1:])
-		x.examine()
+		if x.examine(); errors.Is(x.impossible, ErrKey) {
+			return x.impossible
+		}
 		if len(x.problems) > 0 && a.changed(x) {
 			continue
 		}
@@ -161,6 +165,7 @@ func describe(s *segment, x *examination, live bool) SegmentInfo {
 func (a *Archive) Read() *Reader {
 	return &Reader{src: source{
 		fs:     a.fs,
+		key:    a.key,
 		damage: wire.CauseHistoryCorrupt,
 		find: func(at *position) (view, bool) {
 			a.mu.Lock()
@@ -214,9 +219,11 @@ func (a *Archive) Verify(tell func(segment string, problem error)) error {
 	}
 	p := place{}
 	for i, f := range l.segments {
-		x := &examination{fs: a.fs, damage: wire.CauseHistoryCorrupt, found: f, before: p, whole: true}
+		x := &examination{fs: a.fs, key: a.key, damage: wire.CauseHistoryCorrupt, found: f, before: p, whole: true}
 		x.limitBy(l.segments[i+1:])
-		x.examine()
+		if x.examine(); errors.Is(x.impossible, ErrKey) {
+			return fmt.Errorf("verify journal: %w", x.impossible)
+		}
 		if len(x.problems) > 0 && a.changed(x) {
 			continue
 		}

@@ -24,7 +24,7 @@ func TestAnArchiveIsLookedAtWhileItIsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := listDir(t, dir)
-	a, err := Inspect(dir)
+	a, err := Inspect(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestAnArchiveFollowsWhatIsMadeAnew(t *testing.T) {
 	if err := errorsOf(err, flipFile(files[0], 20000)); err != nil {
 		t.Fatal(err)
 	}
-	a, err := Inspect(dir)
+	a, err := Inspect(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestVerifyFindsWhatIsDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 			names := strings.Join(listDir(t, dir), " ")
-			a, err := Inspect(dir)
+			a, err := Inspect(dir, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

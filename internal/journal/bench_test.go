@@ -38,14 +38,22 @@ func (f countingFile) Sync() error {
 	return f.File.Sync()
 }
 
+// plainAndEncrypted runs a benchmark with plain packets, and with encrypted ones.
+func plainAndEncrypted(b *testing.B, bench func(b *testing.B, key *Key)) {
+	b.Run("plain", func(b *testing.B) { bench(b, nil) })
+	b.Run("encrypted", func(b *testing.B) { bench(b, testKey(1)) })
+}
+
 // BenchmarkAppend appends batches as fast as the disk confirms them.
-func BenchmarkAppend(b *testing.B) {
+func BenchmarkAppend(b *testing.B) { plainAndEncrypted(b, benchAppend) }
+
+func benchAppend(b *testing.B, key *Key) {
 	f, err := openFolder(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}
 	counting := &countingFS{FS: f}
-	j := mustOpen(b, "bench", Options{FS: counting})
+	j := mustOpen(b, "bench", Options{FS: counting, Key: key})
 	j.Begin(testEpoch(1), 0)
 	h, r := testBatch(0, benchBatch/1016, 1000)
 	b.SetBytes(int64(len(r)))
@@ -106,8 +114,8 @@ func BenchmarkPlainFile(b *testing.B) {
 }
 
 // fillJournal writes so many bytes of packets.
-func fillJournal(b *testing.B, dir string, size int64) {
-	j := mustOpen(b, dir, Options{})
+func fillJournal(b *testing.B, dir string, size int64, key *Key) {
+	j := mustOpen(b, dir, Options{Key: key})
 	j.Begin(testEpoch(1), 0)
 	next := wire.PacketNumber(0)
 	for written := int64(0); written < size; {
@@ -129,7 +137,7 @@ func BenchmarkRecover(b *testing.B) {
 	for _, size := range []int64{32 << 20, 512 << 20} {
 		b.Run(fmt.Sprintf("%dMiB", size>>20), func(b *testing.B) {
 			dir := b.TempDir()
-			fillJournal(b, dir, size)
+			fillJournal(b, dir, size, nil)
 			indexes, err := filepath.Glob(filepath.Join(dir, "*"+indexSuffix))
 			if err != nil {
 				b.Fatal(err)
@@ -150,11 +158,13 @@ func BenchmarkRecover(b *testing.B) {
 }
 
 // BenchmarkRead reads from the beginning to the end, checksums included.
-func BenchmarkRead(b *testing.B) {
+func BenchmarkRead(b *testing.B) { plainAndEncrypted(b, benchRead) }
+
+func benchRead(b *testing.B, key *Key) {
 	dir := b.TempDir()
 	const size = 256 << 20
-	fillJournal(b, dir, size)
-	j := mustOpen(b, dir, Options{})
+	fillJournal(b, dir, size, key)
+	j := mustOpen(b, dir, Options{Key: key})
 	defer j.Close()
 	b.SetBytes(size)
 	for b.Loop() {

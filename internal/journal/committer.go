@@ -33,11 +33,14 @@ type committer struct {
 	fresh     bool    // the entries of the folder are not confirmed
 	flag      bool    // the next entry says that everything before it is confirmed
 	confirmed summary // of the tail
+	cipher    *batchCipher
 
 	// Scratch.
 	items   []item
 	pieces  [][]byte
+	stored  []entry
 	entries []byte
+	sealed  []byte
 }
 
 // run makes rounds until the journal is closed.
@@ -85,6 +88,7 @@ func (c *committer) due() (wait time.Duration, over bool) {
 	}
 	if !j.filling && time.Since(j.oldest) >= restDelay {
 		j.backlog.rest()
+		c.rest()
 		return time.Hour, false
 	}
 	return restDelay, false
@@ -178,12 +182,17 @@ func (c *committer) open(p place) error {
 	if p.jump {
 		h.flags = flagJump
 	}
+	h.encrypt(j.o.Key)
+	code, err := j.o.Key.cipher(&h)
+	if err != nil {
+		return err
+	}
 	packets, index, err := createSegment(j.fs, &h)
 	if err != nil {
 		return err
 	}
 	s := &segment{header: h, name: h.name(), seed: h.name().seed(), began: time.Now(), from: h.first, sum: h.summary()}
-	c.packets, c.index = packets, index
+	c.packets, c.index, c.cipher = packets, index, code
 	c.fresh, c.flag, c.confirmed = true, false, s.sum
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -3,14 +3,12 @@ package journal
 import (
 	"fmt"
 	"os"
-
-	"poip/internal/pcap"
 )
 
 // createSegment makes the files of a segment that is empty.
 func createSegment(fsys FS, h *header) (packets, index File, err error) {
 	n := h.name()
-	packets, err = create(fsys, n.packets(h.generation), pcap.AppendFileHeader(nil, h.epoch.LinkType, h.epoch.Snaplen, true))
+	packets, err = create(fsys, n.packets(h.generation), h.fileHeader())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,9 +18,9 @@ import (
 
 // record writes batches of ten packets, and a gap now and then, to a journal on
 // a model disk, and closes it.
-func record(t testing.TB, d *disk, segment int64, batches int) (want map[wire.PacketNumber][]byte, next wire.PacketNumber) {
+func record(t testing.TB, d *disk, segment int64, key *Key, batches int) (want map[wire.PacketNumber][]byte, next wire.PacketNumber) {
 	t.Helper()
-	j, err := Open("model", Options{FS: d, Segment: segment})
+	j, err := Open("model", Options{FS: d, Segment: segment, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,20 +70,26 @@ func covered(t testing.TB, j *Journal, want map[wire.PacketNumber][]byte) (damag
 
 func packetFiles(d *disk) (names []string) {
 	for _, n := range d.names(".") {
-		if strings.HasSuffix(n, packetSuffix) {
+		if strings.HasSuffix(n, packetSuffix) || strings.HasSuffix(n, encryptedSuffix) {
 			names = append(names, n)
 		}
 	}
 	return names
 }
 
-func indexOf(packets string) string { return strings.TrimSuffix(packets, packetSuffix) + indexSuffix }
+func indexOf(packets string) string {
+	return strings.TrimSuffix(packets, filepath.Ext(packets)) + indexSuffix
+}
 
 func TestDamageInTheMiddleBecomesAGapOfExactSize(t *testing.T) {
+	bothWays(t, damageInTheMiddle)
+}
+
+func damageInTheMiddle(t *testing.T, key *Key) {
 	for _, what := range []string{"packets of the last segment", "packets of an older one", "an entry of the index", "the header of the index", "the header of the pcap file"} {
 		t.Run(what, func(t *testing.T) {
 			d := newDisk()
-			want, next := record(t, d, 20<<10, 40)
+			want, next := record(t, d, 20<<10, key, 40)
 			files := packetFiles(d)
 			lost := uint64(10)
 			switch what {
@@ -101,7 +107,7 @@ func TestDamageInTheMiddleBecomesAGapOfExactSize(t *testing.T) {
 				lost = 0
 			}
 			for range 3 { // the second time, what was seen has been made anew
-				j, err := Open("model", Options{FS: d, Segment: 20 << 10})
+				j, err := Open("model", Options{FS: d, Segment: 20 << 10, Key: key})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -132,6 +138,9 @@ func TestDamageInTheMiddleBecomesAGapOfExactSize(t *testing.T) {
 // checkCapture reads a pcap file to its end.
 func checkCapture(t testing.TB, b []byte) {
 	t.Helper()
+	if bytes.HasPrefix(b, []byte(encryptedMagic)) {
+		return
+	}
 	if _, err := pcap.CountRecords(b[pcap.FileHeaderLen:]); err != nil {
 		t.Errorf("pcap file: %v", err)
 	}
@@ -167,7 +176,7 @@ func (d *slowDisk) OpenFile(name string, flag int, mode fs.FileMode) (File, erro
 
 func TestAReaderWhoComesWhileASegmentIsMadeAnewLosesNothing(t *testing.T) {
 	d := newDisk()
-	want, next := record(t, d, 1<<20, 30)
+	want, next := record(t, d, 1<<20, nil, 30)
 	slow := &slowDisk{disk: d, replaced: make(chan struct{}), met: make(chan struct{})}
 	j := mustOpen(t, "model", Options{FS: slow, Damage: wire.CauseHistoryCorrupt})
 	b := d.bytes(packetFiles(d)[0])
@@ -227,7 +236,7 @@ func TestALostIndexIsRebuilt(t *testing.T) {
 
 func TestALostSegmentIsAGap(t *testing.T) {
 	d := newDisk()
-	want, next := record(t, d, 10<<10, 40)
+	want, next := record(t, d, 10<<10, nil, 40)
 	files := packetFiles(d)
 	for _, name := range []string{files[2], indexOf(files[2]), files[3]} { // of the second, the index stays
 		if err := d.Remove(name); err != nil {
@@ -248,9 +257,11 @@ func TestALostSegmentIsAGap(t *testing.T) {
 	}
 }
 
-func TestATornTailIsCutWhereverItIsTorn(t *testing.T) {
+func TestATornTailIsCutWhereverItIsTorn(t *testing.T) { bothWays(t, tornTail) }
+
+func tornTail(t *testing.T, key *Key) {
 	whole := newDisk()
-	j, err := Open("model", Options{FS: whole})
+	j, err := Open("model", Options{FS: whole, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,13 +282,16 @@ func TestATornTailIsCutWhereverItIsTorn(t *testing.T) {
 	packets := packetFiles(torn)[0]
 	p, x := bytes.Clone(torn.bytes(packets)), bytes.Clone(torn.bytes(indexOf(packets)))
 	last := len(p) - len(want[4])
+	if key != nil {
+		last -= encryptedMore
+	}
 	cuts := 0
 	try := func(p, x []byte) {
 		cuts++
 		d := newDisk()
 		d.put(packets, p)
 		d.put(indexOf(packets), x)
-		j, err := Open("model", Options{FS: d})
+		j, err := Open("model", Options{FS: d, Key: key})
 		if err != nil {
 			t.Fatal(err)
 		}

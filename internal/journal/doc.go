@@ -5,7 +5,8 @@
 // The log is cut into segments. A segment is an ordinary nanosecond pcap file,
 // which Wireshark and tcpdump open at any time, and an index beside it that
 // says which packet numbers are where, and what is missing. FORMAT.md in this
-// folder specifies both, so that another program can read them.
+// folder specifies both, so that another program can read them. With a Key, the
+// packets are encrypted, batch by batch, and the index says where they are.
 //
 // Appending copies into memory and returns. A committer writes what has
 // gathered and has the disk confirm all of it at once, within 50 ms or after a

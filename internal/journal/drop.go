@@ -124,6 +124,7 @@ func (j *Journal) contents(s *segment) *examination {
 	}
 	return &examination{
 		fs:      j.fs,
+		key:     j.o.Key,
 		damage:  j.o.Damage,
 		found:   &found{name: s.name, index: true, generations: []uint32{s.generation}},
 		before:  place{epoch: &h.epoch, next: h.first, ordinal: h.ordinal, arrival: h.arrival, latest: h.latest},

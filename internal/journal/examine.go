@@ -13,6 +13,7 @@ const mostEntries = mostSegment / entryLen
 // An examination finds out what a segment holds. It changes nothing.
 type examination struct {
 	fs     FS
+	key    *Key
 	damage wire.Cause
 	found  *found
 	known  *known // nil: nothing but what the files say
@@ -28,6 +29,7 @@ type examination struct {
 
 	index   File // nil: missing
 	packets File // nil: missing, or there are none
+	cipher  *batchCipher
 	buf     []byte
 	finding
 }
@@ -70,10 +72,10 @@ func (x *examination) limitBy(after []*found) {
 func (x *examination) examine() {
 	x.open()
 	defer x.close()
-	if x.vouch() {
+	x.sum = x.header.summary()
+	if !x.unlock() || x.vouch() {
 		return
 	}
-	x.sum = x.header.summary()
 	if x.reindex && !x.anyEntry() {
 		x.rebuild()
 		return
@@ -244,7 +246,8 @@ func (x *examination) verify(e *entry) error {
 	if _, err := x.packets.ReadAt(b, int64(e.offset)); err != nil {
 		return err
 	}
-	return e.verify(b)
+	_, _, err := x.cipher.open(e, b)
+	return err
 }
 
 // settle decides what has to be made anew.

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"testing"
 
 	"poip/internal/pcap"
@@ -13,13 +14,14 @@ import (
 type recorded struct {
 	d    *disk
 	next wire.PacketNumber
+	key  *Key
 	gaps map[wire.PacketNumber]uint64 // that are no damage
 }
 
 // recordSegments makes four segments or so; the last is not concluded if torn.
-func recordSegments(t testing.TB, withGaps, torn bool) recorded {
-	r := recorded{d: newDisk(), gaps: map[wire.PacketNumber]uint64{}}
-	j := openModel(t, r.d, Options{Segment: 6000})
+func recordSegments(t testing.TB, key *Key, withGaps, torn bool) recorded {
+	r := recorded{d: newDisk(), key: key, gaps: map[wire.PacketNumber]uint64{}}
+	j := openModel(t, r.d, Options{Segment: 6000, Key: key})
 	j.Begin(testEpoch(1), 0)
 	for i := range 24 {
 		r.next = write(j, r.next, 1)
@@ -73,7 +75,7 @@ func (r *recorded) harm(script []byte, truncate bool) {
 // packets in their places, gaps of exact size, nothing twice. It returns how
 // many packets are in gaps that damage made, and where the log ends.
 func (r *recorded) read(t *testing.T) (damaged uint64, end wire.PacketNumber) {
-	j, err := Open("model", Options{FS: r.d, Segment: 6000, Damage: wire.CauseSpoolCorrupt})
+	j, err := Open("model", Options{FS: r.d, Segment: 6000, Key: r.key, Damage: wire.CauseSpoolCorrupt})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,7 @@ func FuzzHistoryRecover(f *testing.F) {
 		f.Add(script)
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
-		r := recordSegments(t, true, false)
+		r := recordSegments(t, nil, true, false)
 		r.harm(script, false)
 		if _, end := r.checkRecovery(t); end < r.next-60 {
 			t.Fatalf("the log ends at %d of %d", end, r.next)
@@ -154,8 +156,28 @@ func FuzzSpoolRecover(f *testing.F) {
 		f.Add(script)
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
-		r := recordSegments(t, false, true)
+		r := recordSegments(t, nil, false, true)
 		r.harm(script, true)
+		r.checkRecovery(t)
+	})
+}
+
+// Encrypted segments, closed in good order or left, and then damaged, cut, or
+// prolonged with garbage: nothing but what was written comes out. Where all
+// that says which key it was is damaged, it may be taken for another one.
+func FuzzEncryptedRecover(f *testing.F) {
+	for _, script := range harms {
+		f.Add(script, false)
+		f.Add(script, true)
+	}
+	f.Fuzz(func(t *testing.T, script []byte, torn bool) {
+		r := recordSegments(t, testKey(1), !torn, torn)
+		r.harm(script, torn)
+		if j, err := Open("model", Options{FS: r.d.crash(), Key: r.key}); err == nil {
+			j.Close()
+		} else if errors.Is(err, ErrKey) {
+			return
+		}
 		r.checkRecovery(t)
 	})
 }
@@ -163,7 +185,7 @@ func FuzzSpoolRecover(f *testing.F) {
 // The names of files are part of what somebody may have put there.
 func FuzzFileName(f *testing.F) {
 	n := name{seq: 5, epoch: wire.Epoch{1, 2}, first: 77}
-	for _, s := range []string{n.index(), n.packets(0), n.packets(3), n.draft(), "../x.idx", "lock"} {
+	for _, s := range []string{n.index(), n.packets(0), n.packets(3), n.draft(), name{seq: 5, first: 77, encrypted: true}.packets(3), "../x.idx", "lock"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

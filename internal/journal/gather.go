@@ -72,7 +72,7 @@ func (c *committer) full(it *item, more int64) bool {
 	if s.sum.entries == 0 && more == 0 {
 		return false
 	}
-	if s.bytes()+more+2*entryLen+int64(it.entry.length) > c.j.o.Segment {
+	if s.bytes()+more+2*entryLen+c.sizeOf(it) > c.j.o.Segment {
 		return true
 	}
 	return c.j.o.Age > 0 && time.Since(s.began) > c.j.o.Age
@@ -86,36 +86,35 @@ func (c *committer) fit(items []item) int {
 		if it.begin != nil || n > 0 && c.full(it, bytes) {
 			return n
 		}
-		bytes += int64(it.entry.length) + entryLen
+		bytes += c.sizeOf(it) + entryLen
 	}
 	return len(items)
+}
+
+// sizeOf is how many bytes of records an item has on the disk.
+func (c *committer) sizeOf(it *item) int64 {
+	e := c.cipher.stored(it.entry)
+	return int64(e.length)
 }
 
 // append writes items to the tail.
 func (c *committer) append(items []item) error {
 	j, s := c.j, c.j.tail
 	offset := s.sum.size
-	c.entries = c.entries[:0]
+	c.entries, c.stored = c.entries[:0], c.stored[:0]
 	for i := range items {
-		e := &items[i].entry
+		e := c.cipher.stored(items[i].entry)
 		e.offset = uint32(offset)
 		offset += int64(e.length)
 		if e.flags &^= flagConfirmed; i == 0 && c.flag {
 			e.flags |= flagConfirmed
 		}
+		c.stored = append(c.stored, e)
 		c.entries = append(c.entries, make([]byte, entryLen)...)
 		e.put(c.entries[i*entryLen:], s.seed)
 	}
-	j.mu.Lock()
-	at := items[0].at
-	c.pieces = j.backlog.bytes(c.pieces[:0], at, at+offset-s.sum.size)
-	j.mu.Unlock()
-	at = s.sum.size
-	for _, piece := range c.pieces {
-		if _, err := c.packets.WriteAt(piece, at); err != nil {
-			return fmt.Errorf("write packets: %w", err)
-		}
-		at += int64(len(piece))
+	if err := c.writePackets(items, s.sum.size); err != nil {
+		return fmt.Errorf("write packets: %w", err)
 	}
 	if _, err := c.index.WriteAt(c.entries, headerLen+s.sum.entries*entryLen); err != nil {
 		return fmt.Errorf("write index: %w", err)
@@ -124,8 +123,57 @@ func (c *committer) append(items []item) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for i := range items {
-		s.sum.add(&items[i].entry)
+		s.sum.add(&c.stored[i])
 		j.written = items[i].place(j.written)
 	}
 	return nil
+}
+
+// writePackets writes the records of items, from an offset on.
+func (c *committer) writePackets(items []item, at int64) error {
+	if c.cipher != nil {
+		return c.writeEncrypted(items, at)
+	}
+	last := &items[len(items)-1]
+	for _, piece := range c.memory(items[0].at, last.at+int64(last.entry.length)) {
+		if _, err := c.packets.WriteAt(piece, at); err != nil {
+			return err
+		}
+		at += int64(len(piece))
+	}
+	return nil
+}
+
+// writeEncrypted is writePackets for a tail that is encrypted. The backlog
+// keeps what it has: it may have to be written again elsewhere.
+func (c *committer) writeEncrypted(items []item, at int64) error {
+	c.sealed = c.sealed[:0]
+	for i := range items {
+		if it := &items[i]; it.entry.kind == Batch {
+			c.sealed = c.cipher.seal(c.sealed, &it.entry, c.memory(it.at, it.at+int64(it.entry.length)))
+		}
+		if n := len(c.sealed); n == 0 || n < chunkLen && i < len(items)-1 {
+			continue
+		}
+		if _, err := c.packets.WriteAt(c.sealed, at); err != nil {
+			return err
+		}
+		at += int64(len(c.sealed))
+		c.sealed = c.sealed[:0]
+	}
+	return nil
+}
+
+// memory is where the backlog has some bytes.
+func (c *committer) memory(from, to int64) [][]byte {
+	c.j.mu.Lock()
+	defer c.j.mu.Unlock()
+	c.pieces = c.j.backlog.bytes(c.pieces[:0], from, to)
+	return c.pieces
+}
+
+// rest gives memory back.
+func (c *committer) rest() {
+	c.sealed = nil
+	c.cipher.rest()
 }

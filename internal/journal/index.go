@@ -34,6 +34,7 @@ type header struct {
 	latest     int64  // time of the newest packet of the epoch before this segment; 0: none
 	generation uint32
 	ending     // of the epoch before this segment
+	encryption // with flagEncrypted
 }
 
 // Flags of a header: these, and flagFinal, flagEnded and flagUnknown.
@@ -45,11 +46,18 @@ const (
 	// flagNoPackets: this generation has no pcap file. What it held are gaps.
 	flagNoPackets = 1 << 5
 
-	headerFlags = flagJump | flagNoPackets
+	// flagEncrypted: the packets are.
+	flagEncrypted = 1 << 6
+
+	headerFlags = flagJump | flagNoPackets | flagEncrypted
 	knownFlags  = headerFlags | flagFinal | flagEnded | flagUnknown
 )
 
-func (h *header) name() name { return name{h.seq, h.epoch.ID, h.first} }
+// encryptedAt is where the header says how its packets are encrypted, in the
+// bytes that their file begins with, behind the magic.
+const encryptedAt = headerLen - (pcap.FileHeaderLen - len(encryptedMagic))
+
+func (h *header) name() name { return name{h.seq, h.epoch.ID, h.first, h.encrypted()} }
 
 func (h *header) append(dst []byte) []byte {
 	start, le := len(dst), binary.LittleEndian
@@ -74,6 +82,9 @@ func (h *header) append(dst []byte) []byte {
 	dst = append(dst, interfaceText...)
 	dst = append(dst, agent...)
 	dst = append(dst, make([]byte, start+headerLen-len(dst))...)
+	if h.encrypted() {
+		copy(dst[start+encryptedAt:], h.fileHeader()[len(encryptedMagic):])
+	}
 	le.PutUint32(dst[start+12:], crcAround(dst[start:], 12))
 	return dst
 }
@@ -109,11 +120,14 @@ func parseHeader(b []byte, n name) (h header, ok bool) {
 	h.epoch = Epoch{ID: wire.Epoch(b[16:32]), Snaplen: le.Uint32(b[80:]), LinkType: pcap.LinkType(le.Uint16(b[84:]))}
 	texts, long := b[96:], int(le.Uint16(b[92:]))
 	agent := int(le.Uint16(b[94:]))
-	if long > wire.MaxDescriptionLen || agent > wire.MaxAgentLen || h.flags&^knownFlags != 0 || h.name() != n {
+	if long > wire.MaxDescriptionLen || agent > wire.MaxAgentLen || h.flags&^knownFlags != 0 || h.name().String() != n.String() {
 		return h, false
 	}
 	h.ending = endingOf(uint8(h.flags))
-	h.flags &= headerFlags
+	if h.flags &= headerFlags; h.encrypted() {
+		copy(h.encryption.salt[:], b[encryptedAt+2:])
+		copy(h.encryption.key[:], b[encryptedAt+8:])
+	}
 	h.epoch.Interface, h.epoch.Agent = string(texts[:long]), string(texts[long:long+agent])
 	return h, true
 }

@@ -26,6 +26,10 @@ type Options struct {
 	// Batch is how many bytes do not wait for Delay; 4 MiB if 0.
 	Batch int64
 
+	// Key encrypts the packets of segments that are begun from now on, and
+	// decrypts those that it has encrypted before. nil leaves them plain.
+	Key *Key
+
 	// Damage is the cause of the gaps that damaged files make.
 	Damage wire.Cause
 
@@ -160,7 +164,7 @@ func (p *place) mark() Mark {
 
 // Open recovers the journal in dir, which is made if it is missing, and starts
 // its committer. It fails only if the folder cannot be used at all, or is in
-// use.
+// use, or holds packets that Options.Key does not open; then all is left as it is.
 func Open(dir string, o Options) (*Journal, error) {
 	o.complete(dir)
 	if o.FS == nil {
@@ -235,7 +239,11 @@ func (j *Journal) markOf(p *place) Mark {
 func (j *Journal) Pending() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.tip.bytes - j.durable.bytes + int64(j.tip.serial-j.durable.serial)*entryLen
+	each := int64(entryLen)
+	if j.o.Key != nil {
+		each += encryptedMore
+	}
+	return j.tip.bytes - j.durable.bytes + int64(j.tip.serial-j.durable.serial)*each
 }
 
 // Trouble is why nothing can be written now, or nil. The journal goes on

@@ -37,12 +37,15 @@ func list(fsys FS) (l listing, err error) {
 			l.drafts = append(l.drafts, d.Name())
 			continue
 		}
+		encrypted := n.encrypted
+		n.encrypted = false // which the name of an index does not say
 		f := byName[n]
 		if f == nil {
 			f = &found{name: n}
 			byName[n] = f
 			l.segments = append(l.segments, f)
 		}
+		f.name.encrypted = f.name.encrypted || encrypted
 		if kind == indexFile {
 			f.index = true
 		} else {

@@ -66,6 +66,9 @@ func newMachine(t *rapid.T) *machine {
 	m := &machine{d: newDisk()}
 	m.rng = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 	m.o = Options{FS: m.d, Segment: int64(rapid.IntRange(3000, 20000).Draw(t, "segment")), Damage: wire.CauseSpoolCorrupt}
+	if rapid.Bool().Draw(t, "encrypted") {
+		m.o.Key = testKey(1)
+	}
 	m.o.Delay, m.o.Batch = time.Hour, int64(rapid.IntRange(1000, 20000).Draw(t, "batch"))
 	m.open(t)
 	return m
@@ -160,6 +163,9 @@ func (m *machine) Reopen(t *rapid.T) {
 		t.Fatal(err)
 	}
 	next := m.j.Next()
+	if rapid.IntRange(0, 3).Draw(t, "encrypted from now on") == 0 {
+		m.o.Key = testKey(1)
+	}
 	m.open(t)
 	if m.j.Next() != next {
 		t.Fatalf("the next ordinal was %d, and is %d after reopening", next, m.j.Next())

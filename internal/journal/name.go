@@ -15,10 +15,13 @@ import (
 //	SEQ-EPOCH-FIRST.idx      the index
 //	SEQ-EPOCH-FIRST.pcap     the packets
 //	SEQ-EPOCH-FIRST.G.pcap   the packets of generation G, from 1 on
+//	….enc                    in place of .pcap, if the packets are encrypted
 type name struct {
 	seq   uint64 // of the segment in the journal, from 1 on: 16 hexadecimal digits
 	epoch wire.Epoch
 	first wire.PacketNumber // decimal
+
+	encrypted bool // the packets, in all generations
 }
 
 // mostSeq leaves room for all that will ever be added.
@@ -26,9 +29,10 @@ const mostSeq = 1 << 62
 
 // Suffixes of files.
 const (
-	indexSuffix  = ".idx"
-	packetSuffix = ".pcap"
-	draftSuffix  = ".tmp" // behind indexSuffix: of an index that was not finished
+	indexSuffix     = ".idx"
+	packetSuffix    = ".pcap"
+	encryptedSuffix = ".enc"
+	draftSuffix     = ".tmp" // behind indexSuffix: of an index that was not finished
 )
 
 // quarantine is the folder of damaged files.
@@ -43,10 +47,14 @@ func (n name) index() string { return n.String() + indexSuffix }
 func (n name) draft() string { return n.index() + draftSuffix }
 
 func (n name) packets(generation uint32) string {
-	if generation == 0 {
-		return n.String() + packetSuffix
+	suffix := packetSuffix
+	if n.encrypted {
+		suffix = encryptedSuffix
 	}
-	return n.String() + "." + strconv.FormatUint(uint64(generation), 10) + packetSuffix
+	if generation == 0 {
+		return n.String() + suffix
+	}
+	return n.String() + "." + strconv.FormatUint(uint64(generation), 10) + suffix
 }
 
 // A fileKind is what a file of a segment holds.
@@ -87,7 +95,11 @@ func parseFileName(s string) (n name, kind fileKind, generation uint32, ok bool)
 	case indexSuffix + draftSuffix:
 		return n, draftFile, 0, s == n.draft()
 	}
-	if digits, found := strings.CutSuffix("."+rest, packetSuffix); found {
+	digits, found := strings.CutSuffix("."+rest, packetSuffix)
+	if !found {
+		digits, n.encrypted = strings.CutSuffix("."+rest, encryptedSuffix)
+	}
+	if found || n.encrypted {
 		g := uint64(0)
 		if digits != "" {
 			if g, err = strconv.ParseUint(digits[1:], 10, 32); err != nil {

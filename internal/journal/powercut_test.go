@@ -36,6 +36,7 @@ func (s *story) tell() {
 
 // runUntilPowerCut returns the disk as it is after the power failed before
 // some operation, and how far the journal had said that the log was durable.
+// Every second journal is encrypted.
 func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (after *disk, durable wire.PacketNumber) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	cuts := rand.New(rand.NewPCG(seed, 2)) // used by the committer
@@ -59,7 +60,7 @@ func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (after *disk, dura
 		}
 		return nil
 	}
-	opened, err := Open("model", Options{FS: d, Segment: 8 << 10, NoSync: noSync})
+	opened, err := Open("model", Options{FS: d, Segment: 8 << 10, NoSync: noSync, Key: keyOf(seed)})
 	if err == nil { // else the first sync was the one that failed
 		d.mu.Lock()
 		j = opened
@@ -86,10 +87,17 @@ func runUntilPowerCut(t *testing.T, seed uint64, noSync bool) (after *disk, dura
 	return after, durable
 }
 
+func keyOf(seed uint64) *Key {
+	if seed%2 == 0 {
+		return nil
+	}
+	return testKey(1)
+}
+
 // survivors opens what is left after a power cut and checks that it is the
 // beginning of the story.
-func survivors(d *disk, noSync bool) (wire.PacketNumber, error) {
-	j, err := Open("model", Options{FS: d, Segment: 8 << 10, NoSync: noSync})
+func survivors(d *disk, seed uint64) (wire.PacketNumber, error) {
+	j, err := Open("model", Options{FS: d, Segment: 8 << 10, Key: keyOf(seed)})
 	if err != nil {
 		return 0, err
 	}
@@ -121,7 +129,7 @@ func TestNothingDurableIsLostWhenThePowerFails(t *testing.T) {
 	}
 	for seed := range seeds {
 		d, durable := runUntilPowerCut(t, seed, false)
-		got, err := survivors(d, false)
+		got, err := survivors(d, seed)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -136,7 +144,7 @@ func TestWithoutSyncThePowerCutTestFails(t *testing.T) {
 	lost := 0
 	for seed := range uint64(50) {
 		d, durable := runUntilPowerCut(t, seed, true)
-		if got, err := survivors(d, false); err != nil || got < durable {
+		if got, err := survivors(d, seed); err != nil || got < durable {
 			lost++
 		}
 	}

@@ -19,9 +19,10 @@ type Reader struct {
 	src source
 	at  position
 
-	view    view    // of the segment that it reads
-	index   File    // nil: it cannot be read
-	packets File    // nil: there is none, or it cannot be read
+	view    view // of the segment that it reads
+	index   File // nil: it cannot be read
+	packets File // nil: there is none, or it cannot be read
+	cipher  *batchCipher
 	sum     summary // of the entries before at.entry, in the segment
 	behind  bool    // what comes next may have been returned already
 
@@ -38,6 +39,7 @@ type Reader struct {
 // an archive.
 type source struct {
 	fs      FS
+	key     *Key
 	damage  wire.Cause
 	find    func(at *position) (view, bool)
 	look    func(s *segment) view
@@ -47,6 +49,7 @@ type source struct {
 func (j *Journal) source() source {
 	return source{
 		fs:     j.fs,
+		key:    j.o.Key,
 		damage: j.o.Damage,
 		find: func(at *position) (view, bool) {
 			j.mu.Lock()
@@ -186,6 +189,7 @@ func isShortage(err error) bool {
 
 func (r *Reader) open(v *view) (err error) {
 	name := v.segment.name
+	r.cipher, _ = r.src.key.cipher(&v.segment.header) // whose key is another one has no packets
 	if r.index, err = r.src.fs.OpenFile(name.index(), os.O_RDONLY, 0); err != nil {
 		r.index = nil
 		return err
@@ -233,12 +237,13 @@ func (r *Reader) read(most int) Chunk {
 	}
 	records := r.buf[:end-begin]
 	r.fetch(records, begin)
+	used := 0
 	for i := range r.taken {
 		if r.taken[i].kind == Batch {
-			r.check(i, records)
+			used = r.check(i, records, used)
 		}
 	}
-	return Chunk{Entries: r.entries, Records: records}
+	return Chunk{Entries: r.entries, Records: records[:used]}
 }
 
 // fetch fills b from the packets; what cannot be read is zero.
@@ -250,20 +255,25 @@ func (r *Reader) fetch(b []byte, offset int64) {
 	clear(b[n:])
 }
 
-// check turns a damaged batch of the chunk into a gap.
-func (r *Reader) check(i int, records []byte) {
+// check turns a damaged batch of the chunk into a gap. What is decrypted moves
+// up to what is used of the records already; it returns how much of them is then.
+func (r *Reader) check(i int, records []byte, used int) int {
 	e, shown := &r.taken[i], &r.entries[i]
-	b := records[shown.Offset : shown.Offset+shown.Length]
-	err := e.verify(b)
+	stored := records[shown.Offset : shown.Offset+shown.Length]
+	was, b, err := r.cipher.open(e, stored)
 	if err != nil { // something before it may have kept it from being read
-		r.fetch(b, int64(e.offset))
-		err = e.verify(b)
+		r.fetch(stored, int64(e.offset))
+		was, b, err = r.cipher.open(e, stored)
 	}
-	if err == nil {
-		return
+	if err != nil {
+		r.problem = fmt.Errorf("batch of packets %d to %d: %w", e.first, e.next()-1, err)
+		*shown = entryOf(shown.Epoch, e.lost(r.src.damage))
+		return used
 	}
-	r.problem = fmt.Errorf("batch of packets %d to %d: %w", e.first, e.next()-1, err)
-	*shown = entryOf(shown.Epoch, e.lost(r.src.damage))
+	if r.cipher != nil {
+		shown.CRC, shown.Offset, shown.Length = was.crc, used, copy(records[used:], b)
+	}
+	return shown.Offset + shown.Length
 }
 
 // lost is the gap that stands where a damaged batch stood.

@@ -11,9 +11,14 @@ const rebuiltBatch = 64 << 10
 
 // rebuild makes up for an index that is lost: the records of the pcap file are
 // numbered from the segment's first number on. Gaps that stood between them
-// are forgotten; what is missing in the end stands before the next segment.
+// are forgotten; what is missing in the end stands before the next segment. Of
+// encrypted packets that is all of them.
 func (x *examination) rebuild() {
 	x.reindex = true
+	if x.header.encrypted() {
+		x.problem("nothing but the index says where in an encrypted file the batches are")
+		x.repack = true
+	}
 	if x.packets == nil || x.repack {
 		x.repack = true
 		return

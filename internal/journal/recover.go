@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -13,13 +14,16 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return err
 	}
+	if err := j.checkKey(l.segments); err != nil {
+		return err
+	}
 	for _, name := range l.drafts {
 		j.fs.Remove(name)
 	}
 	l.segments = j.finishDeleting(l.segments)
 	p := place{}
 	for i, f := range l.segments {
-		x := &examination{fs: j.fs, damage: j.o.Damage, found: f, before: p}
+		x := &examination{fs: j.fs, key: j.o.Key, damage: j.o.Damage, found: f, before: p}
 		x.limitBy(l.segments[i+1:])
 		if x.examine(); x.impossible != nil {
 			return x.impossible
@@ -38,6 +42,24 @@ func (j *Journal) recover() error {
 	j.kept = listKept(j.fs)
 	if !j.o.NoSync {
 		return j.fs.SyncDir(".")
+	}
+	return nil
+}
+
+// checkKey fails if the key does not open one of the segments. That is known
+// before anything in the folder is changed.
+func (j *Journal) checkKey(all []*found) error {
+	for _, f := range all {
+		if !f.name.encrypted {
+			continue
+		}
+		x := examination{fs: j.fs, key: j.o.Key, found: f}
+		x.open()
+		x.unlock()
+		x.close()
+		if errors.Is(x.impossible, ErrKey) {
+			return x.impossible
+		}
 	}
 	return nil
 }

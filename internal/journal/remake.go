@@ -72,8 +72,7 @@ func (m *remake) sync(f File) error {
 
 // copyPackets writes a pcap file of the batches that are kept.
 func (m *remake) copyPackets() error {
-	e := m.header.epoch
-	to, err := create(m.fs, m.header.name().packets(m.header.generation), pcap.AppendFileHeader(nil, e.LinkType, e.Snaplen, true))
+	to, err := create(m.fs, m.header.name().packets(m.header.generation), m.header.fileHeader())
 	if err != nil {
 		return err
 	}

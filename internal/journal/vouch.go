@@ -21,7 +21,10 @@ func (x *examination) open() {
 		} else {
 			b := make([]byte, headerLen)
 			x.index.ReadAt(b, 0)
-			x.header, ok = parseHeader(b, n)
+			if x.header, ok = parseHeader(b, n); ok {
+				n = x.header.name()
+				x.found.name = n
+			}
 		}
 	}
 	if !ok {
@@ -64,6 +67,9 @@ func (x *examination) missingHeader() header {
 	if g := x.found.generations; len(g) > 0 {
 		h.generation = g[len(g)-1]
 	}
+	if n.encrypted {
+		h.flags = flagEncrypted
+	}
 	return h
 }
 
@@ -73,17 +79,34 @@ func (x *examination) readFileHeader(known bool) {
 	b := make([]byte, pcap.FileHeaderLen)
 	x.packets.ReadAt(b, 0)
 	e := &x.header.epoch
-	if !known {
+	if !known && x.header.encrypted() && !x.header.parseEncrypted(b) && x.key != nil {
+		x.header.encryption.key = x.key.id // nothing says which it was; it will open none
+	}
+	if !known && !x.header.encrypted() {
 		link, snaplen := pcap.LinkType(uint16(b[20])|uint16(b[21])<<8), uint32(b[16])|uint32(b[17])<<8|uint32(b[18])<<16|uint32(b[19])<<24
 		if bytes.Equal(b, pcap.AppendFileHeader(nil, link, snaplen, true)) {
 			e.LinkType, e.Snaplen = link, snaplen
 			return
 		}
 	}
-	if !bytes.Equal(b, pcap.AppendFileHeader(nil, e.LinkType, e.Snaplen, true)) {
-		x.problem("the header of the pcap file is damaged")
+	if !bytes.Equal(b, x.header.fileHeader()) {
+		x.problem("the header of the file of packets is damaged")
 		x.repack = true
 	}
+}
+
+// unlock finds out how the packets are encrypted. It returns false where they
+// are, and the key is not the one: then nothing can be said about them.
+func (x *examination) unlock() (ok bool) {
+	if x.trusting || x.size <= pcap.FileHeaderLen {
+		return true // there is nothing to decrypt
+	}
+	c, err := x.key.cipher(&x.header)
+	if err != nil {
+		x.impossible = fmt.Errorf("segment %s: %w", x.found.name, err)
+	}
+	x.cipher = c
+	return err == nil
 }
 
 // vouch says whether the seal vouches for the segment, so that nothing else

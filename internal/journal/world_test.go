@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -27,6 +28,21 @@ func testBatch(first wire.PacketNumber, count, length int) (header, records []by
 	})
 	payload := frame[wire.FrameHeaderLen:]
 	return payload[:wire.BatchHeaderLen], payload[wire.BatchHeaderLen:]
+}
+
+// testKey is the same one for the same n.
+func testKey(n byte) *Key {
+	k, err := NewKey(bytes.Repeat([]byte{n}, KeyLen))
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// bothWays runs a test with plain packets, and with encrypted ones.
+func bothWays(t *testing.T, test func(t *testing.T, key *Key)) {
+	t.Run("plain", func(t *testing.T) { test(t, nil) })
+	t.Run("encrypted", func(t *testing.T) { test(t, testKey(1)) })
 }
 
 func testEpoch(id byte) Epoch {
