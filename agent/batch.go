@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math"
+	"runtime"
 	"time"
 
 	"poip/internal/pcap"
@@ -66,7 +67,7 @@ func (b *batcher) odd(sec, nsec, original uint32, data []byte) {
 
 // turn hands over what was gathered, so that need bytes fit.
 func (b *batcher) turn(need int) {
-	b.Flush()
+	b.handOver()
 	if wire.BatchPrefixLen+need > cap(b.frame) {
 		b.reset(b.queue.exchange(b.frame, wire.BatchPrefixLen+need))
 	}
@@ -77,19 +78,31 @@ func (b *batcher) Lost(count uint64, cause wire.Cause) {
 	if count == 0 && cause != wire.CauseCaptureRestart { // of which nobody can know
 		return
 	}
-	b.Flush()
+	b.handOver()
 	b.queue.gap(b.epoch, wire.Gap{Count: count, Cause: cause, Earliest: b.last, Latest: time.Now().UnixNano()})
 }
 
 // Empty counts a packet that cannot be sent.
 func (b *batcher) Empty() { b.empty++ }
 
-// Flush hands over what was gathered.
+// Flush hands over what was gathered, and the processor with it: the Source is
+// about to wait, and the session that was woken can begin at once. If the Source
+// went to sleep in the kernel first, it would take the processor along until
+// Go's monitor notices, which costs a wake-up of another thread for each packet.
 func (b *batcher) Flush() {
+	if b.handOver() {
+		runtime.Gosched()
+	}
+}
+
+// handOver says whether there was anything.
+func (b *batcher) handOver() bool {
 	if b.count > 0 {
 		b.last = b.latest
 	}
-	if b.count > 0 || b.empty > 0 {
+	some := b.count > 0 || b.empty > 0
+	if some {
 		b.reset(b.queue.append(b.epoch, b.load, b.stop))
 	}
+	return some
 }
