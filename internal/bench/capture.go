@@ -33,7 +33,8 @@ func captureAt(a amounts, thousands float64) scenario {
 		about:   about,
 		columns: []string{nanos, kpps, lost, strangers},
 		contenders: []contender{
-			{name: "poip-agent, no relay", needs: ourPrograms, run: captureToNowhere(w)},
+			{name: "poip-agent, no relay", needs: ourPrograms, run: captureToNowhere(w, "0")},
+			{name: "poip-agent, no relay, spooling", needs: ourPrograms, run: captureToNowhere(w, "")},
 			{name: "poip-agent to a relay", needs: ourPrograms, run: captureToRelay(w, "normal")},
 			{name: "poip-agent to a relay, low latency", needs: ourPrograms, run: captureToRelay(w, "low")},
 			{name: "tcpdump -w", needs: []string{"tcpdump"}, run: captureByTcpdump(w)},
@@ -105,14 +106,15 @@ func (s *stage) captured(w wire, arrived, sent float64, took, spent time.Duratio
 }
 
 // captureToNowhere is the agent alone: its relay is not there, so it captures,
-// batches, and drops the oldest. The first load fills its memory.
-func captureToNowhere(w wire) func(*stage) (sample, error) {
+// batches, and, once the first load has filled its memory, drops the oldest; or
+// writes all of it to its spool, where it has one.
+func captureToNowhere(w wire, spool string) func(*stage) (sample, error) {
 	return func(s *stage) (sample, error) {
 		d, err := s.deploy(relayOptions{})
 		if err != nil {
 			return nil, err
 		}
-		agent, err := d.agent(agentOptions{relay: "tls://127.0.0.1:1", captures: liveCapture("normal")})
+		agent, err := d.agent(agentOptions{relay: "tls://127.0.0.1:1", spool: spool, captures: liveCapture("normal")})
 		if err != nil {
 			return nil, err
 		}

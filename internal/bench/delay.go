@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"time"
 )
@@ -111,7 +112,8 @@ func delaysOf(t tally, sent float64) (sample, error) {
 	}, nil
 }
 
-// quantile of sorted values.
+// quantile is the least of the sorted values that no less than a share q of them
+// reach at most: of a hundred, 0.99 is the last but one.
 func quantile(sorted []float64, q float64) float64 {
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
 }

@@ -147,6 +147,7 @@ func (d *deployment) awaitRelay() error {
 type agentOptions struct {
 	relay      string // URL; empty is the deployment's over TLS
 	congestion string
+	spool      string // empty is the agent's default
 	captures   string // the [[agent.capture]] tables
 }
 
@@ -158,8 +159,12 @@ func (d *deployment) agent(o agentOptions) (*process, error) {
 		o.congestion = "auto"
 	}
 	config := filepath.Join(d.dir, "agent.toml")
-	text := fmt.Appendf(nil, "[agent]\nrelay = %q\nrelay_name = \"relay.bench\"\ndata = %q\ncongestion = %q\n%s",
-		o.relay, d.sensor, o.congestion, o.captures)
+	text := fmt.Appendf(nil, "[agent]\nrelay = %q\nrelay_name = \"relay.bench\"\ndata = %q\ncongestion = %q\n",
+		o.relay, d.sensor, o.congestion)
+	if o.spool != "" {
+		text = fmt.Appendf(text, "spool = %q\n", o.spool)
+	}
+	text = append(text, o.captures...)
 	if err := os.WriteFile(config, text, 0o600); err != nil {
 		return nil, err
 	}

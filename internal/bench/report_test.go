@@ -82,6 +82,21 @@ func TestAPipeIsNoColumn(t *testing.T) {
 	}
 }
 
+func TestQuantileIsOneOfTheValues(t *testing.T) {
+	var hundred []float64
+	for i := range 100 {
+		hundred = append(hundred, float64(i+1))
+	}
+	for q, want := range map[float64]float64{0: 1, 0.5: 50, 0.99: 99, 1: 100} {
+		if got := quantile(hundred, q); got != want {
+			t.Errorf("quantile %v of 1 to 100 is %v, want %v", q, got, want)
+		}
+	}
+	if got := quantile([]float64{7}, 0.5); got != 7 {
+		t.Errorf("the median of 7 is %v", got)
+	}
+}
+
 func TestTablesGoIntoTheirPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "PERFORMANCE.md")
 	r := report{Machine: "a machine"}
