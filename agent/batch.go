@@ -86,9 +86,11 @@ func (b *batcher) Lost(count uint64, cause wire.Cause) {
 func (b *batcher) Empty() { b.empty++ }
 
 // Flush hands over what was gathered, and the processor with it: the Source is
-// about to wait, and the session that was woken can begin at once. If the Source
-// went to sleep in the kernel first, it would take the processor along until
-// Go's monitor notices, which costs a wake-up of another thread for each packet.
+// about to wait, and the session that was woken can begin at once, on this thread.
+// A Source that waits in the kernel takes the processor along until another
+// thread, which has to be woken for that, or Go's monitor takes it away; and one
+// that never gives way looks as if it computed all the time, so that the monitor
+// comes to look every 20 µs.
 func (b *batcher) Flush() {
 	if b.handOver() {
 		runtime.Gosched()
