@@ -73,25 +73,33 @@ func TestHistoryDiskFullHolds(t *testing.T) {
 	})
 }
 
-// TestHistoryDiskFullDropsOldest: history lasts for as long as the disk lets it.
+// TestHistoryDiskFullDropsOldest: history lasts for as long as the disk lets it,
+// in many segments or all in one.
 func TestHistoryDiskFullDropsOldest(t *testing.T) {
 	t.Parallel()
-	poiptest.RunInNetns(t, func() {
-		s := newSite(t, plan{history: "64MiB", stream: `history_full = "drop_oldest"`})
-		poiptest.MountTmpfs(t, s.path("relay", "history"), 24<<20)
-		s.start()
-		before := s.rest()
-		s.source.trickle(150_000) // 62 MB
-		b := s.reckon()
-		b.unlost(t)
-		if b.trimmed == 0 || b.kept < 5000 {
-			t.Errorf("want the newest kept and the oldest deleted: %v", b)
-		}
-		if n := s.agent.metrics().Sum("poip_agent_acknowledged_packets_total"); n != float64(s.source.total()) {
-			t.Errorf("%v of %d packets are acknowledged", n, s.source.total())
-		}
-		s.rested(before)
-	})
+	for _, size := range []string{"64MiB", "1GiB"} {
+		t.Run(size, func(t *testing.T) {
+			t.Parallel()
+			poiptest.RunInNetns(t, func() { dropsOldest(t, size) })
+		})
+	}
+}
+
+func dropsOldest(t *testing.T, size string) {
+	s := newSite(t, plan{history: size, stream: `history_full = "drop_oldest"`})
+	poiptest.MountTmpfs(t, s.path("relay", "history"), 24<<20)
+	s.start()
+	before := s.rest()
+	s.source.trickle(150_000) // 62 MB
+	b := s.reckon()
+	b.unlost(t)
+	if b.trimmed == 0 || b.kept < 5000 {
+		t.Errorf("want the newest kept and the oldest deleted: %v", b)
+	}
+	if n := s.agent.metrics().Sum("poip_agent_acknowledged_packets_total"); n != float64(s.source.total()) {
+		t.Errorf("%v of %d packets are acknowledged", n, s.source.total())
+	}
+	s.rested(before)
 }
 
 // ballast fills a disk up.

@@ -13,7 +13,8 @@ const (
 	mostGather = 512
 
 	retryDelay = time.Second
-	restDelay  = 10 * time.Second // idle, after which memory is given back
+	restDelay  = 10 * time.Second // idle, after which memory is given back …
+	asleep     = time.Hour        // … and then it waits to be woken
 )
 
 // A committer writes what was appended, and has the disk confirm it, in
@@ -58,6 +59,9 @@ func (c *committer) run() {
 			c.round()
 			continue
 		}
+		if wait == asleep && c.packets != nil {
+			c.cut(&c.j.tail.sum) // others may need the room that is reserved
+		}
 		timer.Reset(wait)
 		select {
 		case <-c.j.wake:
@@ -89,7 +93,7 @@ func (c *committer) due() (wait time.Duration, over bool) {
 	if !j.filling && time.Since(j.oldest) >= restDelay {
 		j.backlog.rest()
 		c.rest()
-		return time.Hour, false
+		return asleep, false
 	}
 	return restDelay, false
 }
@@ -251,8 +255,7 @@ func (c *committer) abandon(err error) {
 	j.log.Warn("segment is given up at what the disk has confirmed", "segment", s.name.String(), "packets", c.confirmed.packets, "err", err)
 	// That the files end there is for other readers. Who recovers the journal
 	// goes by where the next segment begins.
-	c.packets.Truncate(c.confirmed.size)
-	c.index.Truncate(headerLen + c.confirmed.entries*entryLen)
+	c.cut(&c.confirmed)
 	c.close()
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -263,6 +266,14 @@ func (c *committer) abandon(err error) {
 	c.fresh = false
 	j.written = j.durable
 	j.tail = nil
+}
+
+// cut takes from the files of the tail what stands behind s: what a write that
+// failed has left there, and room that was reserved. If that fails it costs
+// space and nothing else.
+func (c *committer) cut(s *summary) {
+	c.packets.Truncate(s.size)
+	c.index.Truncate(headerLen + s.entries*entryLen)
 }
 
 func (c *committer) close() {

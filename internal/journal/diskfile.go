@@ -8,7 +8,7 @@ import (
 // A diskFile is a file of the operating system, made cheap to append much to.
 type diskFile struct {
 	*os.File
-	reserved int64 // blocks were asked for up to here; owned by who writes
+	reserved int64 // blocks were asked for up to here; negative: no more. Owned by who writes.
 }
 
 const (
@@ -29,10 +29,8 @@ func (f *diskFile) Sync() error { return syncData(f.File) }
 // end of the file, which costs less than finding them for each write. Neither
 // promises anything: what either fails at, writes and Sync say.
 func (f *diskFile) WriteAt(p []byte, at int64) (int, error) {
-	end := at + int64(len(p))
-	if len(p) >= muchData && end > f.reserved {
-		f.reserved = end + reserveAhead
-		reserve(f.File, at, f.reserved-at)
+	if end := at + int64(len(p)); len(p) >= muchData && f.reserved >= 0 && end > f.reserved {
+		f.reserve(at, end+reserveAhead)
 	}
 	n, err := f.File.WriteAt(p, at)
 	if err == nil && n >= muchData {
@@ -41,12 +39,28 @@ func (f *diskFile) WriteAt(p []byte, at int64) (int, error) {
 	return n, err
 }
 
+// reserve asks for blocks. Where there are not that many, it leaves those that
+// there are to whoever writes next, and this file asks for none again.
+func (f *diskFile) reserve(from, to int64) {
+	f.reserved = to
+	if reserve(f.File, from, to-from) != nil {
+		f.release() // else the writes say so
+		f.reserved = -1
+	}
+}
+
+// Truncate gives back what was reserved as well.
+func (f *diskFile) Truncate(size int64) error {
+	f.reserved = min(f.reserved, 0)
+	return f.File.Truncate(size)
+}
+
 // Close gives back what was reserved. After a crash, recovery does: it cuts
 // the segment that was being written.
 func (f *diskFile) Close() error { return errors.Join(f.release(), f.File.Close()) }
 
 func (f *diskFile) release() error {
-	if f.reserved == 0 {
+	if f.reserved <= 0 {
 		return nil
 	}
 	info, err := f.Stat()

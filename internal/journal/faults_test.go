@@ -375,3 +375,70 @@ func TestWantOfDescriptorsIsNoDamage(t *testing.T) {
 	d.mu.Unlock()
 	wholeFrom(t, j, 0, next)
 }
+
+// TestTheOnlySegmentIsNoReasonToHang: the disk is full of the one segment that
+// there is, and the oldest has to go.
+func TestTheOnlySegmentIsNoReasonToHang(t *testing.T) {
+	for what, left := range map[string]int64{"what a torn write left is room enough": -1, "others take that as well": 0} {
+		t.Run(what, func(t *testing.T) {
+			d := newDisk()
+			d.space = 30000
+			j := openModel(t, d, Options{})
+			j.Begin(testEpoch(1), 0)
+			next := write(j, 0, 60)
+			if err := j.Sync(); !IsFull(err) {
+				t.Fatal(err)
+			}
+			d.mu.Lock()
+			if left >= 0 {
+				d.space = left
+			}
+			d.mu.Unlock()
+			gone := uint64(0)
+			within(t, "all is durable", func() bool {
+				if j.Trouble() != nil {
+					packets, _ := j.Keep(j.Size()-6000, 0)
+					gone += packets
+				}
+				return j.Durable().Next == next
+			})
+			if gone == 0 {
+				t.Error("nothing had to go")
+			}
+			wholeFrom(t, j, wire.PacketNumber(gone), next)
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again := openModel(t, d, Options{})
+			defer again.Close()
+			wholeFrom(t, again, wire.PacketNumber(gone), next)
+		})
+	}
+}
+
+// TestAFullDiskKeepsNothingTorn: what a write that failed for lack of space has
+// left behind is given back, and a segment that is sealed later ends where its
+// seal says.
+func TestAFullDiskKeepsNothingTorn(t *testing.T) {
+	d := newDisk()
+	d.space = 30000
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 60)
+	if err := j.Sync(); !IsFull(err) {
+		t.Fatal(err)
+	}
+	within(t, "the torn rest is gone", func() bool {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		name := j.segments[0].name
+		return int64(len(d.bytes(name.packets(0)))) == j.segments[0].sum.size &&
+			int64(len(d.bytes(name.index()))) == headerLen+j.segments[0].sum.entries*entryLen
+	})
+	d.mu.Lock()
+	d.space = -1
+	d.mu.Unlock()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

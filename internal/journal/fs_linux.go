@@ -35,14 +35,19 @@ func hasten(f *os.File, at, n int64) {
 	})
 }
 
-// reserve asks for blocks for a part of a file, as far as there are any. The
-// file grows no longer by that.
-func reserve(f *os.File, at, n int64) {
+// reserve asks for blocks for a part of a file. The file grows no longer by
+// that. On failure some of them may have been found.
+func reserve(f *os.File, at, n int64) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return
+		return err
 	}
-	_ = conn.Control(func(fd uintptr) {
-		_ = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, at, n)
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		failed = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, at, n)
 	})
+	if errors.Is(failed, unix.EINTR) {
+		return nil // says nothing about the disk
+	}
+	return errors.Join(err, failed)
 }

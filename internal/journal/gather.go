@@ -41,13 +41,26 @@ func (c *committer) writeItems(items []item) error {
 				return err
 			}
 		}
-		n := c.fit(items)
-		if err := c.append(items[:n]); err != nil {
+		n, err := c.appendSome(items[:c.fit(items)])
+		if err != nil {
 			return err
 		}
 		items = items[n:]
 	}
 	return nil
+}
+
+// appendSome writes items to the tail: all, or as many as a full disk has room
+// for. What did not fit is not left there.
+func (c *committer) appendSome(items []item) (n int, err error) {
+	for n = len(items); ; n /= 2 {
+		if err = c.append(items[:n]); !IsFull(err) {
+			return n, err
+		}
+		if c.cut(&c.j.tail.sum); n == 1 {
+			return 0, err
+		}
+	}
 }
 
 // begin opens the segment that an item asks for.

@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"poip/internal/wire"
 )
@@ -72,12 +74,18 @@ func (j *Journal) expel() (freed int64) {
 	return k.size
 }
 
-// deleteDoomed deletes files.
+// deleteDoomed deletes files, but no index while there is no segment: a crash
+// must leave somebody who knows how far the log got.
 func (c *committer) deleteDoomed() {
 	j := c.j
 	j.mu.Lock()
 	doomed := j.doomed
 	j.doomed = nil
+	if len(j.segments) == 0 {
+		isIndex := func(name string) bool { return strings.HasSuffix(name, indexSuffix) }
+		j.doomed = slices.DeleteFunc(slices.Clone(doomed), func(name string) bool { return !isIndex(name) })
+		doomed = slices.DeleteFunc(doomed, isIndex)
+	}
 	j.mu.Unlock()
 	for _, name := range doomed {
 		if err := j.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -123,8 +131,8 @@ func (j *Journal) trim() {
 	for ; last >= 0 && len(j.segments) > 1 && j.segments[0] != j.tail; last-- {
 		j.doom(0)
 	}
-	if last >= 0 && len(j.segments) == 1 {
-		j.replaceLast()
+	if last >= 0 && len(j.segments) == 1 && (IsFull(j.trouble) || j.segments[0].bytes() >= j.o.Segment/4) && j.spare() {
+		j.doom(0)
 	}
 }
 
@@ -138,19 +146,26 @@ func (j *Journal) needless(s *segment) bool {
 	return s.sum.next < j.trimmed.next || !s.sum.ended && !s.sum.unknown
 }
 
-// replaceLast has the last segment, which nobody needs, replaced by an empty
-// one, unless it is small.
-func (j *Journal) replaceLast() {
-	if s := j.segments[0]; s.sum.entries > 0 && s.bytes() >= j.o.Segment/4 {
+// spare says whether the only segment can go now. First it has to be replaced
+// by an empty one, which this starts; but not where the disk has no room for
+// that as long as it is there.
+func (j *Journal) spare() bool {
+	s := j.segments[0]
+	if j.renew && s.complete && IsFull(j.trouble) {
+		return true
+	}
+	if s.sum.entries > 0 {
 		j.renew = true
 		j.signal()
 	}
+	return false
 }
 
 // Keep deletes the oldest segments while the journal takes more than so many
 // bytes, or while all that the oldest one holds arrived before since. It says
 // how many packets and bytes went. The last segment, if it has to go, is
-// replaced by an empty one first, and goes at the next call.
+// replaced by an empty one first, and goes at the next call; or at the next but
+// one where the disk is too full for that.
 func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -168,11 +183,7 @@ func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
 		if size-freed <= bytes && s.sum.lastArrival >= since {
 			break
 		}
-		if len(j.segments) == 1 {
-			if s.sum.entries > 0 {
-				j.renew = true
-				j.signal()
-			}
+		if len(j.segments) == 1 && !j.spare() {
 			break
 		}
 		p, f := j.doom(0)
