@@ -50,13 +50,35 @@ func newArchive(data string, log *slog.Logger, open func(string, journal.Options
 	}
 }
 
-// names lists the streams that have a folder.
-func (a *archive) names() ([]auth.StreamName, error) {
-	found, err := fs.Glob(os.DirFS(a.dir), "*/*")
-	var names []auth.StreamName
-	for _, path := range found {
-		if name, err := auth.ParseStreamName(path); err == nil {
-			names = append(names, name)
+// names lists the streams that have a folder. What else lies there is none of
+// ours. Streams that can be found are returned whatever the error.
+func (a *archive) names() (names []auth.StreamName, err error) {
+	sensors, err := foldersIn(a.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.ReadDir(filepath.Dir(a.dir)) // there was never a history, if there is a data directory
+	}
+	errs := []error{err}
+	for _, sensor := range sensors {
+		if _, err := auth.ParseSensorName(sensor); err != nil {
+			continue
+		}
+		captures, err := foldersIn(filepath.Join(a.dir, sensor))
+		errs = append(errs, err)
+		for _, capture := range captures {
+			if name, err := auth.ParseStreamName(sensor + "/" + capture); err == nil {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, errors.Join(errs...)
+}
+
+// foldersIn lists the folders in dir, and links to such.
+func foldersIn(dir string) (names []string, err error) {
+	all, err := os.ReadDir(dir)
+	for _, e := range all {
+		if info, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && info.IsDir() {
+			names = append(names, e.Name())
 		}
 	}
 	return names, err
@@ -133,10 +155,9 @@ func (a *archive) recover(name auth.StreamName, config StreamConfig) (*history, 
 }
 
 // histories opens those of many streams, some at a time: each may have to be
-// read in part.
-func (a *archive) histories(names []auth.StreamName, config StreamConfig) (map[auth.StreamName]*history, error) {
+// read in part. One that cannot be opened is left out: its stream waits for it.
+func (a *archive) histories(names []auth.StreamName, config StreamConfig) map[auth.StreamName]*history {
 	var mu sync.Mutex
-	var errs []error
 	out := make(map[auth.StreamName]*history)
 	var work sync.WaitGroup
 	turns := make(chan struct{}, 2*runtime.GOMAXPROCS(0))
@@ -145,17 +166,17 @@ func (a *archive) histories(names []auth.StreamName, config StreamConfig) (map[a
 		work.Go(func() {
 			defer func() { <-turns }()
 			h, err := a.history(name, config)
-			mu.Lock()
-			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, err)
+				a.log.Error("history cannot be used; its agent is refused until it can", "sensor", string(name.Sensor), "stream", string(name.Capture), "error", err)
 				return
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			out[name] = h
 		})
 	}
 	work.Wait()
-	return out, errors.Join(errs...)
+	return out
 }
 
 // use makes the caller one more user of a history that has some.

@@ -15,6 +15,7 @@ import (
 
 // findHistories opens the histories of the streams that are known, and of
 // others that are on disk, as far as those have room; they join the known.
+// What cannot be opened now is opened when its agent comes.
 func (b *Broker) findHistories(known []knownStream) ([]knownStream, map[auth.StreamName]*history, error) {
 	if b.archive == nil {
 		return known, nil, nil
@@ -27,19 +28,10 @@ func (b *Broker) findHistories(known []knownStream) ([]knownStream, map[auth.Str
 		}
 		names = append(names, name)
 	}
-	forgotten, err := b.forgotten(names)
-	if err != nil {
-		return nil, nil, err
-	}
-	histories, err := b.archive.histories(append(names, forgotten...), b.config.Stream)
-	if err != nil {
-		for _, h := range histories {
-			b.archive.leave(h)
-		}
-		return nil, nil, err
-	}
+	forgotten := b.forgotten(names)
+	histories := b.archive.histories(append(names, forgotten...), b.config.Stream)
 	for _, h := range histories {
-		b.arrivals.Store(max(b.arrivals.Load(), uint64(max(h.journal.LastArrival(), 0))))
+		b.stampAfter(h)
 	}
 	for _, name := range forgotten {
 		if h := histories[name]; h != nil && len(h.journal.Epochs()) > 0 {
@@ -53,10 +45,10 @@ func (b *Broker) findHistories(known []knownStream) ([]knownStream, map[auth.Str
 
 // forgotten lists streams that are on disk and not known, no more than fit
 // beside those that are.
-func (b *Broker) forgotten(known []auth.StreamName) (out []auth.StreamName, err error) {
+func (b *Broker) forgotten(known []auth.StreamName) (out []auth.StreamName) {
 	names, err := b.archive.names()
 	if err != nil {
-		return nil, fmt.Errorf("look for histories: %w", err)
+		b.log.Error("histories cannot be listed", "error", err)
 	}
 	of := make(map[auth.SensorName]int)
 	for _, name := range known {
@@ -69,7 +61,17 @@ func (b *Broker) forgotten(known []auth.StreamName) (out []auth.StreamName, err 
 			of[name.Sensor]++
 		}
 	}
-	return out, nil
+	return out
+}
+
+// stampAfter has what comes from now on arrive after what a history holds.
+func (b *Broker) stampAfter(h *history) {
+	for last := uint64(max(h.journal.LastArrival(), 0)); ; {
+		now := b.arrivals.Load()
+		if now >= last || b.arrivals.CompareAndSwap(now, last) {
+			return
+		}
+	}
 }
 
 // openHistory sees to it that the stream that a session has claimed has its
@@ -85,6 +87,7 @@ func (b *Broker) openHistory(st *stream, s *session) error {
 			b.complaints.warn(st.log, "refused an agent: its history cannot be used", "error", err)
 			return refuse(wire.CodeLimit, "the relay cannot use the stream's history")
 		}
+		b.stampAfter(h)
 		b.mu.Lock()
 		st.remember(h, 0)
 		b.mu.Unlock()
@@ -150,7 +153,7 @@ func (b *Broker) outsetsFor(d *door, from start) outsets {
 	rings := make(map[*stream]*ring)
 	b.mu.Lock()
 	for _, st := range b.order {
-		if st.history != nil && d.takes(st.name) {
+		if st.ring.history != nil && d.takes(st.name) {
 			rings[st] = st.ring
 		}
 	}

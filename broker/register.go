@@ -249,12 +249,13 @@ func (b *Broker) forget(st *stream) {
 }
 
 // ringFor returns the ring for a stream's packets, and whether what has to be
-// known after a restart has changed. The ring is new when the stream is, or has
-// another link type than before; everybody who waits for it is introduced.
+// known after a restart has changed. The ring is new when the stream is, has
+// another link type than before, or a history that could not be opened before;
+// everybody who waits for it is introduced.
 func (b *Broker) ringFor(st *stream, link pcap.LinkType) (r *ring, changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	fresh := st.ring == nil || st.ring.link != link
+	fresh := st.ring == nil || st.ring.link != link || st.ring.history != st.history
 	if fresh {
 		b.setRing(st, link)
 	}
@@ -268,8 +269,10 @@ func (b *Broker) ringFor(st *stream, link pcap.LinkType) (r *ring, changed bool)
 // setRing gives a stream a new ring; for holders of mu.
 func (b *Broker) setRing(st *stream, link pcap.LinkType) {
 	if old := st.ring; old != nil {
-		st.log.Log(context.Background(), st.seldom(&st.changedSaid, slog.LevelWarn),
-			"stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
+		if old.link != link {
+			st.log.Log(context.Background(), st.seldom(&st.changedSaid, slog.LevelWarn),
+				"stream has another link type now; its listeners may leave it out", "was", old.link.String(), "is", link.String())
+		}
 		old.retire()
 		if st.former != nil {
 			st.former.empty() // one at most beside the ring in use
