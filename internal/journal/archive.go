@@ -3,9 +3,10 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"slices"
 	"sync"
 
+	"poip/internal/pcap"
 	"poip/internal/wire"
 )
 
@@ -67,23 +68,38 @@ func (a *Archive) Close() error { return a.fs.Close() }
 func (a *Archive) Segments() []SegmentInfo { return a.info }
 
 func (a *Archive) inspect() error {
+	return a.survey(false, func(s *segment, x *examination, oldest bool) {
+		if oldest {
+			a.info, a.segments = nil, nil
+		}
+		a.info = append(a.info, describe(s, x, !s.sealed))
+		s.sum.entries = max(x.readable, 1)
+		a.segments = append(a.segments, s)
+		a.noIndex[s] = !x.found.index
+	})
+}
+
+// survey examines the segments, oldest first, and shows each. Where one has
+// been deleted meanwhile the next is the oldest: all that was shown before is
+// gone as well.
+func (a *Archive) survey(whole bool, show func(s *segment, x *examination, oldest bool)) error {
 	l, err := list(a.fs)
 	if err != nil {
 		return err
 	}
 	p := place{}
 	for i, f := range l.segments {
-		x := &examination{fs: a.fs, key: a.key, damage: wire.CauseHistoryCorrupt, found: f, before: p}
+		x := &examination{fs: a.fs, key: a.key, damage: wire.CauseHistoryCorrupt, found: f, before: p, whole: whole}
 		x.limitBy(l.segments[i+1:])
-		if x.examine(); errors.Is(x.impossible, ErrKey) {
-			return x.impossible
-		}
-		if len(x.problems) > 0 && a.changed(x) {
+		if !a.examine(x) {
+			p = place{}
 			continue
 		}
-		live := !x.vouched
-		if x.vouched { // the gaps are wanted as well
-			x.retrace()
+		if errors.Is(x.impossible, ErrKey) {
+			return x.impossible
+		}
+		if i == len(l.segments)-1 && x.unmade() {
+			break
 		}
 		s := &segment{
 			header:     x.header,
@@ -92,23 +108,68 @@ func (a *Archive) inspect() error {
 			generation: x.header.generation,
 			noPackets:  x.header.flags&flagNoPackets != 0,
 			complete:   true,
-			sealed:     !live,
+			sealed:     x.vouched,
 			sum:        x.sum,
 		}
 		s.lead(&p)
+		oldest := p.epoch == nil
 		p = s.place()
-		a.info = append(a.info, describe(s, x, live))
-		s.sum.entries = max(x.readable, 1)
-		a.segments = append(a.segments, s)
-		a.noIndex[s] = !x.found.index
+		show(s, x, oldest)
 	}
 	return nil
 }
 
-// still says whether a segment's index is there, and was not replaced.
-func (a *Archive) still(f *found) bool {
-	_, err := a.fs.Lstat(f.name.index())
-	return !f.index || !errors.Is(err, fs.ErrNotExist)
+// examine examines a segment, again if it was made, or made anew, meanwhile.
+// It returns false if it has been deleted.
+func (a *Archive) examine(x *examination) bool {
+	for {
+		x.finding = finding{}
+		x.examine()
+		if x.vouched { // the gaps are wanted as well
+			x.retrace()
+		}
+		if len(x.problems) == 0 {
+			return true
+		}
+		now, there := a.lookup(x.found.name, x.found.index)
+		if !there {
+			return false
+		}
+		was := x.found
+		if x.found = now; was.index == now.index && slices.Equal(was.generations, now.generations) && !x.outdated() {
+			return true
+		}
+	}
+}
+
+// lookup finds what there is of a segment now. It returns false if that has been
+// deleted, or is being deleted: packets go before their index, and the oldest
+// segments first.
+func (a *Archive) lookup(n name, index bool) (*found, bool) {
+	l, err := list(a.fs)
+	if err != nil {
+		return &found{name: n, index: index}, true
+	}
+	i := slices.IndexFunc(l.segments, func(f *found) bool { return f.name.String() == n.String() })
+	if i < 0 || index && !l.segments[i].index {
+		return nil, false
+	}
+	return l.segments[i], i > 0 || !l.halfDeleted(a.fs)
+}
+
+// unmade says whether this is what is there of a segment while it is being made:
+// the last one may be so at any time.
+func (x *examination) unmade() bool {
+	return x.header.created == 0 && len(x.entries) == 0 && x.size <= pcap.FileHeaderLen
+}
+
+// outdated says whether the index is another than the one that was examined, or
+// there was none that can be read, which has no time.
+func (x *examination) outdated() bool {
+	now := examination{fs: x.fs, found: x.found}
+	now.open()
+	defer now.close()
+	return now.header.generation != x.header.generation || now.header.created != x.header.created
 }
 
 // retrace reads the entries of a segment whose seal vouches for it.
@@ -179,19 +240,14 @@ func (a *Archive) Read() *Reader {
 
 // look finds out whether a segment has been deleted, or made anew, since then.
 func (a *Archive) look(s *segment) view {
-	_, err := a.fs.Lstat(s.name.index())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.gone = errors.Is(err, fs.ErrNotExist) && !a.noIndex[s]; s.gone {
-		for i, other := range a.segments {
-			if other == s {
-				a.segments = append(a.segments[:i:i], a.segments[i+1:]...)
-				break
-			}
-		}
-	} else {
+	if _, there := a.lookup(s.name, !a.noIndex[s]); there {
 		a.follow(s)
+		return s.look(false)
 	}
+	s.gone = true
+	a.segments = slices.DeleteFunc(slices.Clone(a.segments), func(other *segment) bool { return other == s })
 	return s.look(false)
 }
 
@@ -213,40 +269,16 @@ func (a *Archive) follow(s *segment) {
 // Verify reads everything, and tells of each piece of damage. The error says
 // that it could not.
 func (a *Archive) Verify(tell func(segment string, problem error)) error {
-	l, err := list(a.fs)
-	if err != nil {
-		return fmt.Errorf("verify journal: %w", err)
-	}
-	p := place{}
-	for i, f := range l.segments {
-		x := &examination{fs: a.fs, key: a.key, damage: wire.CauseHistoryCorrupt, found: f, before: p, whole: true}
-		x.limitBy(l.segments[i+1:])
-		if x.examine(); errors.Is(x.impossible, ErrKey) {
-			return fmt.Errorf("verify journal: %w", x.impossible)
-		}
-		if len(x.problems) > 0 && a.changed(x) {
-			continue
-		}
-		s := &segment{header: x.header, name: f.name, sum: x.sum}
-		s.lead(&p)
+	err := a.survey(true, func(s *segment, x *examination, _ bool) {
 		if s.from < s.header.first {
 			tell(s.name.String(), fmt.Errorf("packets %d to %d are missing before it", s.from, s.header.first-1))
 		}
 		for _, problem := range x.problems {
 			tell(s.name.String(), problem)
 		}
-		p = s.place()
+	})
+	if err != nil {
+		return fmt.Errorf("verify journal: %w", err)
 	}
 	return nil
-}
-
-// changed says whether a segment was deleted or made anew while it was read.
-func (a *Archive) changed(x *examination) bool {
-	if !a.still(x.found) {
-		return true
-	}
-	now := examination{fs: a.fs, found: x.found}
-	now.open()
-	defer now.close()
-	return now.header.generation != x.header.generation
 }

@@ -62,6 +62,18 @@ func list(fsys FS) (l listing, err error) {
 	return l, nil
 }
 
+// halfDeleted says whether of the oldest segment the packets are deleted
+// already. The last segment stays.
+func (l *listing) halfDeleted(fsys FS) bool {
+	if len(l.segments) < 2 || !l.segments[0].index || len(l.segments[0].generations) > 0 {
+		return false
+	}
+	x := examination{fs: fsys, found: l.segments[0]}
+	x.open()
+	defer x.close()
+	return x.header.flags&flagNoPackets == 0 && x.impossible == nil // else it needs none
+}
+
 // listKept is what is in quarantine, oldest segment first.
 func listKept(fsys FS) (kept []keptFile) {
 	all, err := fsys.ReadDir(quarantine)

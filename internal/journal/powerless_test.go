@@ -314,6 +314,11 @@ func (d *disk) bytes(name string) []byte {
 func (d *disk) put(name string, data []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.set(name, data)
+}
+
+// set is put, for holders of mu.
+func (d *disk) set(name string, data []byte) {
 	dir, base, err := d.in(name)
 	if err != nil {
 		panic(err)

@@ -20,7 +20,7 @@ func (j *Journal) recover() error {
 	for _, name := range l.drafts {
 		j.fs.Remove(name)
 	}
-	l.segments = j.finishDeleting(l.segments)
+	j.finishDeleting(&l)
 	p := place{}
 	for i, f := range l.segments {
 		x := &examination{fs: j.fs, key: j.o.Key, damage: j.o.Damage, found: f, before: p}
@@ -64,22 +64,12 @@ func (j *Journal) checkKey(all []*found) error {
 	return nil
 }
 
-// finishDeleting deletes what is left of segments at the beginning of the log
-// whose packets are deleted already. The last segment stays.
-func (j *Journal) finishDeleting(all []*found) []*found {
-	for len(all) > 1 && all[0].index && len(all[0].generations) == 0 && !j.gapsOnly(all[0]) {
-		j.fs.Remove(all[0].name.index())
-		all = all[1:]
+// finishDeleting deletes what is left of segments at the beginning of the log.
+func (j *Journal) finishDeleting(l *listing) {
+	for l.halfDeleted(j.fs) {
+		j.fs.Remove(l.segments[0].name.index())
+		l.segments = l.segments[1:]
 	}
-	return all
-}
-
-// gapsOnly says whether a segment has no pcap file because it needs none.
-func (j *Journal) gapsOnly(f *found) bool {
-	x := examination{fs: j.fs, found: f}
-	x.open()
-	defer x.close()
-	return x.header.flags&flagNoPackets != 0 || x.impossible != nil
 }
 
 // lead notes what is missing between the end of the log so far and s.
