@@ -55,7 +55,7 @@ func newArchive(data string, log *slog.Logger, open func(string, journal.Options
 func (a *archive) names() (names []auth.StreamName, err error) {
 	sensors, err := foldersIn(a.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err = os.ReadDir(filepath.Dir(a.dir)) // there was never a history, if there is a data directory
+		return nil, nil // there never was a history
 	}
 	errs := []error{err}
 	for _, sensor := range sensors {
@@ -332,9 +332,14 @@ func (a *archive) pastRead() int {
 	return max(leastPastRead, min(mostPastRead, pastBudget/int(max(1, a.reading.Load()))))
 }
 
-// Histories lists the streams that have a history below a data directory.
+// Histories lists the streams that have a history below a data directory, as
+// far as it can be read. Where there never was one, that is an error.
 func Histories(data string) ([]auth.StreamName, error) {
-	return newArchive(data, slog.New(slog.DiscardHandler), nil).names()
+	a := newArchive(data, slog.New(slog.DiscardHandler), nil)
+	if _, err := os.Stat(a.dir); err != nil {
+		return nil, fmt.Errorf("no history in %s: %w", data, err)
+	}
+	return a.names()
 }
 
 // HistoryOf is the folder of a stream's history.

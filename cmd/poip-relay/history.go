@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -75,7 +74,8 @@ func (h histories) inspect(name auth.StreamName) (*journal.Archive, error) {
 	return a, nil
 }
 
-// streams are those named, or all that have a history.
+// streams are those named, or all that have a history. Those that are found are
+// returned whatever the error.
 func (o *origin) streams(args []string) (h histories, names []auth.StreamName, err error) {
 	if h, err = o.histories(); err != nil {
 		return h, nil, err
@@ -114,24 +114,25 @@ func newHistoryList() *cobra.Command {
 		Short:   "List what there is of each stream: times, packets, gaps, size",
 		Example: "  poip-relay history list --data /var/lib/poip-relay",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, names, err := from.streams(args)
-			if err != nil {
-				return err
+			all, names, unseen := from.streams(args)
+			if unseen != nil && len(names) == 0 {
+				return unseen
 			}
 			list := historyList{Streams: []historyLine{}}
 			for _, name := range names {
 				line, err := lineOf(all, name)
 				if err != nil {
-					return err
+					unseen = errors.Join(unseen, err)
+					continue
 				}
 				list.Streams = append(list.Streams, line)
 			}
 			if asJSON {
 				encoder := json.NewEncoder(cmd.OutOrStdout())
 				encoder.SetIndent("", "  ")
-				return encoder.Encode(list)
+				return errors.Join(encoder.Encode(list), unseen)
 			}
-			return list.print(cmd.OutOrStdout())
+			return errors.Join(list.print(cmd.OutOrStdout()), unseen)
 		},
 	}
 	from.flags(cmd)
@@ -268,38 +269,48 @@ packets against its CRC and its number. It says which segment is damaged, and
 where, and fails if any is.`,
 		Example: "  poip-relay history verify branch-7/eth0 --data /var/lib/poip-relay",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, names, err := from.streams(args)
-			if err != nil {
-				return err
-			}
-			return verify(all, names, cmd.OutOrStdout())
+			all, names, unseen := from.streams(args)
+			return errors.Join(verify(all, names, cmd.OutOrStdout()), unseen)
 		},
 	}
 	from.flags(cmd)
 	return cmd
 }
 
+// verify goes on where it can, whatever it finds.
 func verify(all histories, names []auth.StreamName, stdout io.Writer) error {
 	var damaged []string
+	var errs []error
 	for _, name := range names {
-		a, err := all.inspect(name)
+		sound, err := verifyOne(all, name, stdout)
 		if err != nil {
-			return err
+			errs = append(errs, err)
 		}
-		before := len(damaged)
-		err = a.Verify(func(segment string, problem error) {
+		if !sound {
 			damaged = append(damaged, name.String())
-			fmt.Fprintf(stdout, "%s: %s: %v\n", name, segment, problem)
-		})
-		if err := errors.Join(err, a.Close()); err != nil {
-			return fmt.Errorf("history of %s: %w", name, err)
-		}
-		if len(damaged) == before {
-			fmt.Fprintf(stdout, "%s: ok, %d segments\n", name, len(a.Segments()))
 		}
 	}
 	if len(damaged) > 0 {
-		return fmt.Errorf("history is damaged: %s", strings.Join(slices.Compact(damaged), ", "))
+		errs = append(errs, fmt.Errorf("history is damaged: %s", strings.Join(damaged, ", ")))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func verifyOne(all histories, name auth.StreamName, stdout io.Writer) (sound bool, err error) {
+	a, err := all.inspect(name)
+	if err != nil {
+		return true, err
+	}
+	sound = true
+	err = a.Verify(func(segment string, problem error) {
+		sound = false
+		fmt.Fprintf(stdout, "%s: %s: %v\n", name, segment, problem)
+	})
+	if err := errors.Join(err, a.Close()); err != nil {
+		return sound, fmt.Errorf("history of %s: %w", name, err)
+	}
+	if sound {
+		fmt.Fprintf(stdout, "%s: ok, %d segments\n", name, len(a.Segments()))
+	}
+	return sound, nil
 }

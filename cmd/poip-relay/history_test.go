@@ -159,3 +159,25 @@ func TestHistoryIsVerified(t *testing.T) {
 		t.Errorf("code %d: %s", code, said)
 	}
 }
+
+// TestAHistoryThatIsNotSeenIsNotSaidToBeWell: where a command cannot look it
+// says so, and goes on where it can.
+func TestAHistoryThatIsNotSeenIsNotSaidToBeWell(t *testing.T) {
+	data := t.TempDir()
+	keepHistory(t, data, "s/c", 0)
+	blocked := t.TempDir()
+	if err := os.WriteFile(filepath.Join(blocked, "history"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"list", "verify"} {
+		for _, dir := range []string{filepath.Join(data, "none"), t.TempDir(), blocked} {
+			if out, said, code := relay("history", command, "--data", dir); code == 0 || said == "" {
+				t.Errorf("%s of %s: code %d: %s%s", command, dir, code, out, said)
+			}
+		}
+		out, said, code := relay("history", command, "s/none", "s/c", "--data", data)
+		if code == 0 || !strings.Contains(said, "s/none") || !strings.Contains(out, "s/c") {
+			t.Errorf("%s: code %d: %s%s", command, code, out, said)
+		}
+	}
+}

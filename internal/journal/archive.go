@@ -95,7 +95,7 @@ func (a *Archive) survey(whole bool, show func(s *segment, x *examination, oldes
 			p = place{}
 			continue
 		}
-		if errors.Is(x.impossible, ErrKey) {
+		if x.impossible != nil {
 			return x.impossible
 		}
 		if i == len(l.segments)-1 && x.unmade() {

@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"testing"
 
@@ -171,5 +173,29 @@ func TestASegmentThatIsBeingMadeIsNoDamage(t *testing.T) {
 				t.Error("it was not looked at")
 			}
 		})
+	}
+}
+
+func TestAnArchiveThatCannotBeReadIsNotDamaged(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{Segment: 6000})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 9)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a := inspectModel(t, d)
+	d.failing = func(op, name string) error {
+		if op == "open" {
+			return fs.ErrPermission
+		}
+		return nil
+	}
+	tell := func(segment string, problem error) { t.Errorf("%s: %v", segment, problem) }
+	if err := a.Verify(tell); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("verify says %v", err)
+	}
+	if err := a.inspect(); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("inspect says %v", err)
 	}
 }
