@@ -131,7 +131,6 @@ func (a *archive) recover(name auth.StreamName, config StreamConfig) (*history, 
 		users:    1,
 		dry:      make(map[*subscriber]struct{}),
 		blockers: make(map[*cursor]struct{}),
-		damage:   make(map[damagedPart]bool),
 	}
 	h.limit.Store(int64(config.History))
 	var opened atomic.Bool

@@ -27,7 +27,6 @@ type history struct {
 
 	limit   atomic.Int64  // bytes on disk
 	trimmed atomic.Uint64 // packets that had to go
-	damaged atomic.Uint64 // packets lost to damage that readers have met
 
 	users int // the stream, and cursors; guarded by archive.mu
 
@@ -35,13 +34,6 @@ type history struct {
 	dry      map[*subscriber]struct{} // they wait for the disk to have more
 	blockers map[*cursor]struct{}     // readers for whom the stream is held
 	overfull time.Time                // since when it is not trimmed because of them; zero: it is
-	damage   map[damagedPart]bool     // what was found and counted
-}
-
-// A damagedPart is a gap in the place of packets that were on disk.
-type damagedPart struct {
-	epoch wire.Epoch
-	first wire.PacketNumber
 }
 
 // settled says whether the disk has all that came.
@@ -86,18 +78,6 @@ func (h *history) wakeDry() {
 	for _, s := range waiting {
 		s.notify()
 	}
-}
-
-// blame counts packets that were lost to damage, when a reader first meets it.
-func (h *history) blame(part damagedPart, packets uint64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.damage[part] || len(h.damage) == mostDamage {
-		return
-	}
-	h.damage[part] = true
-	h.damaged.Add(packets)
-	h.log.Error("history is damaged", "cause", wire.CauseHistoryCorrupt.String(), "packets", packets, "epoch", part.epoch.String(), "first", part.first)
 }
 
 // enlist notes a cursor for whom the stream is held back.
@@ -170,9 +150,6 @@ func (h *history) yield(part int64) {
 		h.log.Warn("the disk is full; the oldest of the history is dropped", "packets", packets, "bytes", freed)
 	}
 }
-
-// mostDamage bounds how many damaged parts of a history are told apart.
-const mostDamage = 1 << 16
 
 // Bounds of a history, in bytes. The least holds some segments.
 const (

@@ -1,10 +1,6 @@
 package broker
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-
-	"poip/internal/wire"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // HistoryStatus is how the history of a stream fares.
 type HistoryStatus struct {
@@ -13,7 +9,7 @@ type HistoryStatus struct {
 	Limit    int64  `json:"limit_bytes"`
 	Pending  int64  `json:"pending_bytes"`     // on their way to the disk, not acknowledged
 	Trimmed  uint64 `json:"trimmed_packets"`   // that went for size, age or a full disk, since the relay started
-	Damaged  uint64 `json:"damaged_packets"`   // that readers found damaged, since then
+	Damaged  uint64 `json:"damaged_packets"`   // that were on disk and are known to be damaged, as far back as the history goes
 	Trouble  string `json:"trouble,omitempty"` // why it cannot be written now
 	Blocking bool   `json:"blocking"`          // it is not trimmed, and the stream held, for a reader with overflow = "block"
 }
@@ -24,7 +20,7 @@ func (h *history) status() *HistoryStatus {
 	}
 	out := &HistoryStatus{
 		Bytes: h.journal.Size(), Limit: h.limit.Load(), Pending: h.journal.Pending(),
-		Trimmed: h.trimmed.Load(), Damaged: h.damaged.Load(),
+		Trimmed: h.trimmed.Load(), Damaged: h.journal.Damaged(),
 	}
 	for _, e := range h.journal.Epochs() {
 		out.Packets += e.Packets
@@ -38,19 +34,13 @@ func (h *history) status() *HistoryStatus {
 	return out
 }
 
-// describeHistory adds what is on disk. What was lost there was received before.
-func (s *StreamStatus) describeHistory(h *history) {
-	if s.History = h.status(); s.History != nil && s.History.Damaged > 0 {
-		s.Lost[wire.CauseHistoryCorrupt.String()] += s.History.Damaged
-	}
-}
-
 var (
 	metricHistoryPackets = metric("history_packets", "Packets in the history on disk.", "sensor", "stream")
 	metricHistoryBytes   = metric("history_bytes", "Bytes that the history takes on disk.", "sensor", "stream")
 	metricHistoryLimit   = metric("history_limit_bytes", "Bytes that the history may take on disk.", "sensor", "stream")
 	metricHistoryPending = metric("history_pending_bytes", "Bytes that came and are not on disk yet.", "sensor", "stream")
 	metricHistoryTrimmed = metric("history_trimmed_packets_total", "Packets that left the history for size, age or a full disk.", "sensor", "stream")
+	metricHistoryCorrupt = metric("history_corrupt_packets", "Packets of the history that are known to be damaged. They were received.", "sensor", "stream")
 	metricHistoryTrouble = metric("history_trouble", "1 while the history cannot be written.", "sensor", "stream")
 )
 
@@ -63,6 +53,7 @@ func (h *HistoryStatus) collect(out chan<- prometheus.Metric, sensor, stream str
 	gauge(out, metricHistoryLimit, float64(h.Limit), sensor, stream)
 	gauge(out, metricHistoryPending, float64(h.Pending), sensor, stream)
 	counter(out, metricHistoryTrimmed, h.Trimmed, sensor, stream)
+	gauge(out, metricHistoryCorrupt, float64(h.Damaged), sensor, stream)
 	trouble := 0.0
 	if h.Trouble != "" {
 		trouble = 1

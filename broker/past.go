@@ -117,7 +117,7 @@ func (p *past) seek(ordinal, head uint64) (passage, error) {
 			case e.Kind == journal.Batch && e.Ordinal+uint64(e.Count) > ordinal:
 				return p.found(ordinal, head), nil
 			case e.Kind == journal.Gap && e.Cause == wire.CauseHistoryCorrupt:
-				p.blame(e)
+				p.damaged += e.Lost
 			}
 			p.entries = p.entries[1:]
 		}
@@ -175,12 +175,6 @@ func settleRecords(records []byte, micro bool) (longest uint32) {
 		records = records[pcap.RecordHeaderLen+int(captured):]
 	}
 	return longest
-}
-
-// blame notes a gap that stands for damage.
-func (p *past) blame(e *journal.Entry) {
-	p.damaged += e.Lost
-	p.history.blame(damagedPart{e.Epoch.ID, e.First}, e.Lost)
 }
 
 // missed says why the history has so many packets no more.

@@ -323,8 +323,19 @@ func TestDamageIsSkippedAndCounted(t *testing.T) {
 		l := w.listenerStatus("o")
 		return l.balanced() && l.Skipped["history_corrupt"] == 30
 	})
-	if s := w.streamStatus("s/c"); s.Lost["history_corrupt"] != 30 {
-		t.Errorf("lost %v", s.Lost)
+	w.eventually("the damage", func() bool { return w.streamStatus("s/c").History.Damaged == 30 })
+	if s := w.streamStatus("s/c"); len(s.Lost) != 0 { // they were received
+		t.Errorf("lost on the way here: %v", s.Lost)
+	}
+	w = w.again() // it is known without anybody who reads, and said no more
+	if n := w.streamStatus("s/c").History.Damaged; n != 30 || strings.Contains(w.logs.String(), "damage") {
+		t.Errorf("after a restart %d are damaged\n%s", n, w.logs.String())
+	}
+	r = w.analyst(w.address("o"))
+	r.header()
+	r.want(append(sequence(0, 30), sequence(60, 90)...)...)
+	if n := w.streamStatus("s/c").History.Damaged; n != 30 || strings.Contains(w.logs.String(), "damage") {
+		t.Errorf("after reading again %d are damaged\n%s", n, w.logs.String())
 	}
 	if a = w.agent("s/c"); a.next != 90 {
 		t.Errorf("position %d, want 90", a.next)

@@ -94,7 +94,7 @@ func (s *stream) status() StreamStatus {
 	r := &out.Ring
 	r.Packets, r.Bytes, r.Memory, r.Limit = s.ring.occupancy()
 	r.Readers = len(s.ring.readers.readers())
-	out.describeHistory(s.history)
+	out.History = s.history.status()
 	s.describe(&out)
 	return out
 }

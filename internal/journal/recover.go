@@ -116,6 +116,9 @@ func (j *Journal) restore(x *examination) (*segment, error) {
 	for _, problem := range x.problems {
 		j.log.Error("segment is damaged", "segment", s.name.String(), "problem", problem)
 	}
+	if n := s.lost(); len(x.problems) > 0 {
+		j.log.Error("packets are lost to damage", "segment", s.name.String(), "cause", j.o.Damage.String(), "packets", n)
+	}
 	if x.torn {
 		j.log.Info("segment is cut to what is whole", "segment", s.name.String(), "next", uint64(s.sum.next))
 	}
@@ -235,6 +238,10 @@ func (j *Journal) suspect(s *segment, problem error) {
 	}
 	s.suspect = true
 	j.log.Error("segment is damaged", "segment", s.name.String(), "problem", problem)
+	if s == j.tail { // nothing more is to be written to it
+		j.retire = true
+		j.signal()
+	}
 	j.mend(s)
 }
 
@@ -295,7 +302,9 @@ func (j *Journal) replace(s *segment, x *examination) error {
 		j.signal()
 		return nil
 	}
+	before := s.lost()
 	s.adopt(made.generation, &made.sum)
 	j.kept = kept
+	j.log.Error("packets are lost to damage", "segment", s.name.String(), "cause", j.o.Damage.String(), "packets", s.lost()-min(before, s.lost()))
 	return nil
 }

@@ -148,6 +148,29 @@ func (s *segment) bytes() int64 {
 	return n
 }
 
+// lost is how many packets were written to the segment and are not there; for
+// holders of Journal.mu.
+func (s *segment) lost() uint64 {
+	there := s.header.ordinal + s.sum.packets
+	return max(s.sum.ordinal, there) - there
+}
+
+// Damaged is how many packets, between the oldest on the disk and the newest,
+// were there and are not any more. In a journal in which nothing is dropped,
+// that is what is known to be damaged.
+func (j *Journal) Damaged() (packets uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, s := range j.segments {
+		if i > 0 {
+			before := j.segments[i-1].sum.ordinal
+			packets += max(s.header.ordinal, before) - before
+		}
+		packets += s.lost()
+	}
+	return packets
+}
+
 // EpochState says where an epoch stands on the disk.
 type EpochState struct {
 	Epoch
