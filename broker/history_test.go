@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"poip/internal/config"
+	"poip/internal/journal"
+	"poip/internal/pcap"
 	"poip/internal/wire"
 )
 
@@ -186,6 +188,38 @@ func TestThePastFlowsIntoThePresent(t *testing.T) {
 					s := w.listenerStatus(l)
 					return s.balanced() && s.Sent == 3*packets
 				})
+			}
+		})
+	}
+}
+
+// TestADeathIsDatedByTheSensorsClock: both ends of the gap that tells of it are
+// of one clock, however wrong that is.
+func TestADeathIsDatedByTheSensorsClock(t *testing.T) {
+	for what, ahead := range map[string]time.Duration{"ahead": 400 * 24 * time.Hour, "behind": -400 * 24 * time.Hour} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, keeping)
+			life := func(b byte) func(*wire.Hello) {
+				return func(h *wire.Hello) { h.Epoch, h.SentAt = epochOf(b), time.Now().Add(ahead).UnixNano() }
+			}
+			a := w.agent("s/c", life(1))
+			begin := time.Now().Add(ahead)
+			frame := make([]byte, wire.BatchPrefixLen)
+			frame = pcap.AppendRecord(frame, uint32(begin.Unix()), uint32(begin.Nanosecond()), 1, []byte{1})
+			wire.SealBatch(frame, wire.BatchHeader{Count: 1, Earliest: begin.UnixNano(), Latest: begin.UnixNano()})
+			a.send(frame)
+			a.acked(1)
+			w.agent("s/c", life(2))
+			end := time.Now().Add(ahead)
+			w.stop()
+			look, err := journal.Inspect(HistoryOf(w.cfg.Data, a.streamName()), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer look.Close()
+			g := look.Segments()[0].Losses
+			if len(g) != 1 || g[0].Cause != wire.CauseAgentCrash || g[0].Earliest != begin.UnixNano() || g[0].Latest < g[0].Earliest || g[0].Latest > end.UnixNano() {
+				t.Errorf("gaps %+v, want one from %d to %d at most", g, begin.UnixNano(), end.UnixNano())
 			}
 		})
 	}

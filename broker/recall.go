@@ -100,16 +100,17 @@ func (b *Broker) openHistory(st *stream, s *session) error {
 	return nil
 }
 
-// noteCrash has the history say that the agent died, and how far its epoch had
-// got. The packets that were lost then have no number that anybody knows.
-func (h *history) noteCrash(e *epoch, arrivals *atomic.Uint64) {
+// noteCrash has the history say that the agent died before a time, by the clock
+// of the sensor as packet times are, and how far its epoch had got. The packets
+// that were lost then have no number that anybody knows.
+func (h *history) noteCrash(e *epoch, before int64, arrivals *atomic.Uint64) {
 	if h == nil {
 		return
 	}
 	at := wire.PacketNumber(e.next.Load())
 	h.journal.Begin(e.about, at)
 	if !e.unknown || e.unknownAt != at {
-		h.journal.Gap(wire.Gap{First: at, Cause: wire.CauseAgentCrash, Earliest: e.latest, Latest: time.Now().UnixNano()}, int64(stamp(arrivals)))
+		h.journal.Gap(wire.Gap{First: at, Cause: wire.CauseAgentCrash, Earliest: e.latest, Latest: max(before, e.latest)}, int64(stamp(arrivals)))
 	}
 	h.journal.End(false, int64(stamp(arrivals)))
 	e.ended = true

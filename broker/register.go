@@ -122,7 +122,7 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 		"interface", shortened(h.Interface), "agent", shortened(h.Agent), "epoch", h.Epoch.String(), "position", e.next.Load())
 	if died != nil {
 		st.lose(0, wire.CauseAgentCrash)
-		r.history.noteCrash(died, &b.arrivals)
+		r.history.noteCrash(died, h.SentAt, &b.arrivals)
 	}
 	if lost > 0 {
 		st.lose(lost, wire.CauseRelayRestart)
