@@ -18,6 +18,7 @@ import (
 	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/pcap"
+	"poip/internal/wire"
 )
 
 func newHistoryExport() *cobra.Command {
@@ -28,7 +29,8 @@ func newHistoryExport() *cobra.Command {
 		Short: "Write packets of a stream as a pcap file",
 		Long: `export writes the packets of a stream that were captured from one time on and
 before another one, as a pcap file with nanoseconds. What was lost in between is
-told on standard error.
+told on standard error. Where the relay deletes what is oldest before it has been
+read, the command fails, and says how many packets are missing.
 
 A TIME is one of RFC 3339, as 2026-11-23T10:00:00Z, or how long ago, as 15m. A
 pcap file has one link type: where the stream has had several, choose one.`,
@@ -81,6 +83,11 @@ type export struct {
 	told     io.Writer // gaps
 }
 
+// wants says whether a segment may have packets of that time.
+func (e *export) wants(s *journal.SegmentInfo) bool {
+	return s.Packets > 0 && (e.all() || s.Latest >= e.from && s.Earliest < e.to)
+}
+
 func (e *export) all() bool { return e.from == 0 && e.to == math.MaxInt64 }
 
 func (e *export) write(all histories, name auth.StreamName, path string, stdout io.Writer) error {
@@ -118,9 +125,8 @@ func (e *export) choose(segments []journal.SegmentInfo) (link pcap.LinkType, sna
 	var links []pcap.LinkType
 	link, snaplen = pcap.LinkEthernet, 1
 	for _, s := range segments {
-		has := s.Packets > 0 && (e.all() || s.Latest >= e.from && s.Earliest < e.to)
 		own := s.Epoch.LinkType
-		if !has || e.link != "" && !strings.EqualFold(e.link, own.String()) && e.link != strconv.Itoa(int(own)) {
+		if !e.wants(&s) || e.link != "" && !strings.EqualFold(e.link, own.String()) && e.link != strconv.Itoa(int(own)) {
 			continue
 		}
 		if link = own; !slices.Contains(links, own) {
@@ -147,26 +153,54 @@ func join(links []pcap.LinkType) string {
 	return strings.Join(names, ", ")
 }
 
-// copy writes the records, and tells of what was lost.
+// copy writes the records, and tells of what was lost. The error says as well
+// that packets were deleted before it had come to them.
 func (e *export) copy(w io.Writer, a *journal.Archive, link pcap.LinkType) error {
-	r := a.Read()
+	var overtaken uint64
+	for _, s := range a.Segments() {
+		if !e.wants(&s) || s.Epoch.LinkType != link {
+			e.tellAll(s.Losses, &s)
+			continue
+		}
+		if s.Missing > 0 {
+			e.tellAll(s.Losses[:1], &s)
+		}
+		got, err := e.copySegment(w, a, &s)
+		if err != nil {
+			return err
+		}
+		overtaken += s.Packets - min(got, s.Packets)
+	}
+	if overtaken > 0 {
+		return fmt.Errorf("%d packets are missing in it: the relay deleted them, as the oldest of the history, before they were read", overtaken)
+	}
+	return nil
+}
+
+// copySegment returns how many packets it has found, or found damaged.
+func (e *export) copySegment(w io.Writer, a *journal.Archive, s *journal.SegmentInfo) (packets uint64, err error) {
+	r := a.ReadSegment(s)
 	defer r.Close()
 	for {
 		chunk, err := r.Next(1 << 20)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return packets, nil
 		}
 		if err != nil {
-			return err
+			return packets, err
 		}
 		for i := range chunk.Entries {
 			entry := &chunk.Entries[i]
-			switch {
-			case entry.Kind == journal.Gap:
-				e.tell(entry)
-			case entry.Kind == journal.Batch && entry.Epoch.LinkType == link:
+			switch entry.Kind {
+			case journal.Gap:
+				e.tell(entry.Gap(), s)
+				if entry.Cause == wire.CauseHistoryCorrupt {
+					packets += entry.Lost
+				}
+			case journal.Batch:
+				packets += uint64(entry.Count)
 				if err := e.copyBatch(w, chunk.Records[entry.Offset:entry.Offset+entry.Length]); err != nil {
-					return err
+					return packets, err
 				}
 			}
 		}
@@ -193,9 +227,14 @@ func (e *export) copyBatch(w io.Writer, records []byte) error {
 	return nil
 }
 
+func (e *export) tellAll(gaps []wire.Gap, s *journal.SegmentInfo) {
+	for _, g := range gaps {
+		e.tell(g, s)
+	}
+}
+
 // tell says what was lost, unless that was outside of the time that is asked for.
-func (e *export) tell(entry *journal.Entry) {
-	g := entry.Gap()
+func (e *export) tell(g wire.Gap, s *journal.SegmentInfo) {
 	if g.Latest != 0 && g.Latest < e.from || g.Earliest >= e.to {
 		return
 	}
@@ -204,5 +243,5 @@ func (e *export) tell(entry *journal.Entry) {
 		count = fmt.Sprintf("%d packets", g.Count)
 	}
 	fmt.Fprintf(e.told, "lost: %s (%s), at number %d of epoch %s, %s to %s\n",
-		count, g.Cause, g.First, entry.Epoch.ID, clock(g.Earliest), clock(g.Latest))
+		count, g.Cause, g.First, s.Epoch.ID, clock(g.Earliest), clock(g.Latest))
 }

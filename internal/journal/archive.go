@@ -44,6 +44,8 @@ type SegmentInfo struct {
 	Ended, Final bool
 	Live         bool // not concluded: it is being written, or its writer died
 	Damaged      []error
+
+	segment *segment
 }
 
 // Inspect looks at the journal in dir: at the indexes of all segments, and at
@@ -200,6 +202,7 @@ func describe(s *segment, x *examination, live bool) SegmentInfo {
 		Final:        s.sum.final,
 		Live:         live,
 		Damaged:      x.problems,
+		segment:      s,
 	}
 	if d.Missing = uint64(s.header.first - s.from); d.Missing > 0 {
 		d.Gaps++
@@ -223,7 +226,21 @@ func describe(s *segment, x *examination, live bool) SegmentInfo {
 }
 
 // Read returns a Reader over all that was there when the Archive was made.
-func (a *Archive) Read() *Reader {
+func (a *Archive) Read() *Reader { return a.read(func() []*segment { return a.segments }) }
+
+// ReadSegment returns a Reader over what was there of one segment. It comes to
+// an end before if the segment is deleted.
+func (a *Archive) ReadSegment(d *SegmentInfo) *Reader {
+	return a.read(func() []*segment {
+		if d.segment.gone {
+			return nil
+		}
+		return []*segment{d.segment}
+	})
+}
+
+// read returns a Reader over segments; these are asked for with mu held.
+func (a *Archive) read(segments func() []*segment) *Reader {
 	return &Reader{src: source{
 		fs:     a.fs,
 		key:    a.key,
@@ -231,7 +248,7 @@ func (a *Archive) Read() *Reader {
 		find: func(at *position) (view, bool) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			return find(a.segments, at)
+			return find(segments(), at)
 		},
 		look:    a.look,
 		suspect: func(*segment, error) {},
