@@ -10,7 +10,7 @@ import (
 )
 
 // TestClocksAreWrong: packets bear times of a year ago, of next year and of two
-// hours back, and both programs are killed in between: only numbers count.
+// hours back, and the relay is killed in between: only numbers count.
 func TestClocksAreWrong(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {

@@ -41,14 +41,15 @@ func TestSpoolDiskFull(t *testing.T) {
 	})
 }
 
-// TestHistoryDiskFullHolds: the relay does not acknowledge what it cannot write,
-// its analysts get it all the same, and it goes on when there is room again.
+// TestHistoryDiskFullHolds: the relay does not acknowledge what it cannot write.
+// For one window of the agent's its analysts get it all the same; then they wait
+// as well, until there is room again, and miss nothing.
 func TestHistoryDiskFullHolds(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
 		s := newSite(t, plan{stream: `history_full = "hold"`})
-		poiptest.MountTmpfs(t, s.path("relay", "history"), 48<<20)
-		ballast := s.ballast("relay/history/ballast", 32<<20)
+		poiptest.MountTmpfs(t, s.path("relay", "history"), 160<<20)
+		ballast := s.ballast("relay/history/ballast", 144<<20)
 		s.start()
 		before := s.rest()
 		analyst := follow(t, livePort)
@@ -60,9 +61,23 @@ func TestHistoryDiskFullHolds(t *testing.T) {
 			return was > 0 && acknowledged() == was && received > was && float64(s.source.total()) > received
 		})
 		eventually(t, "the analyst has what the relay has received", func() bool { return float64(analyst.count()) >= s.relay.received() })
+		const window = 16 << 20 // of each stream; the default
+		var took float64
+		eventually(t, "nothing more is taken than a window", func() bool {
+			was := s.relay.received()
+			took = s.relay.metrics().Sum("poip_relay_history_pending_bytes")
+			time.Sleep(3 * time.Second)
+			return s.relay.received() == was && float64(s.source.total()) > was
+		})
+		if took < window*3/4 || took > 2*window {
+			t.Errorf("%v bytes wait for the disk, want a window of %d", took, window)
+		}
+		eventually(t, "the analyst has that", func() bool { return float64(analyst.count()) == s.relay.received() })
+		waited := analyst.count()
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, "the analyst gets more", func() bool { return analyst.count() > waited })
 		eventually(t, "acknowledgments go on", func() bool { was := acknowledged(); time.Sleep(time.Second); return acknowledged() > was })
 		stop()
 		b := s.reckon()
