@@ -110,7 +110,7 @@ func (h *history) noteCrash(e *epoch, before int64, arrivals *atomic.Uint64) {
 	at := wire.PacketNumber(e.next.Load())
 	h.journal.Begin(e.about, at)
 	if !e.unknown || e.unknownAt != at {
-		h.journal.Gap(wire.Gap{First: at, Cause: wire.CauseAgentCrash, Earliest: e.latest, Latest: max(before, e.latest)}, int64(stamp(arrivals)))
+		h.journal.Gap(wire.Gap{First: at, Cause: wire.CauseAgentCrash, Earliest: e.newest, Latest: max(before, e.newest)}, int64(stamp(arrivals)))
 	}
 	h.journal.End(false, int64(stamp(arrivals)))
 	e.ended = true

@@ -59,6 +59,7 @@ type epoch struct {
 	safe      wire.PacketNumber // below this the history had everything when we looked last
 	about     journal.Epoch     // for the history
 	latest    int64             // newest packet time; with history only
+	newest    int64             // of one that has died: the same, or else of an epoch before it
 	ended     bool              // the history has its end …
 	final     bool              // … and that it was the stream's as well
 
@@ -97,6 +98,9 @@ func (s *stream) resume(h wire.Hello, remote, network string) (e *epoch, lost ui
 	if n := len(s.epochs); n > 0 && !s.epochs[n-1].over && s.epochs[n-1].id != h.Epoch {
 		died = s.epochs[n-1]
 		died.over = true // said once
+		for i := n - 1; i >= 0 && died.newest == 0; i-- {
+			died.newest = s.epochs[i].latest
+		}
 	}
 	s.hello, s.remote, s.network, s.since, s.stats = h, remote, network, now, wire.Stats{}
 	s.skew = now.Sub(time.Unix(0, h.SentAt))

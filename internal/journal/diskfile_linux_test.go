@@ -24,7 +24,7 @@ func freeBytes(t *testing.T, dir string) int64 {
 	if err := unix.Statfs(dir, &s); err != nil {
 		t.Fatal(err)
 	}
-	return int64(s.Bfree) * s.Bsize
+	return int64(s.Bfree) * int64(s.Bsize)
 }
 
 // TestASmallDiskTakesTheNewest: a disk much smaller than a segment, and than
