@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"poip/internal/owner"
 )
 
 const (
@@ -56,7 +58,8 @@ func undo(root *os.Root, made []file, err error) error {
 	return err
 }
 
-// create makes one file, which must not exist, and has it on the disk.
+// create makes one file, which must not exist, for whom the folder belongs to,
+// and has it on the disk.
 func create(root *os.Root, f file) error {
 	path := filepath.Join(root.Name(), f.name)
 	out, err := root.OpenFile(f.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
@@ -67,7 +70,7 @@ func create(root *os.Root, f file) error {
 		return fmt.Errorf("make %s: %w", path, err)
 	}
 	_, err = out.Write(f.data)
-	err = errors.Join(err, out.Sync(), out.Close())
+	err = errors.Join(err, owner.Give(out, root), out.Sync(), out.Close())
 	if err != nil {
 		return undo(root, []file{f}, fmt.Errorf("write %s: %w", path, err))
 	}
@@ -112,7 +115,7 @@ func openWithin(dir, name string) (*os.Root, error) {
 		return nil, fmt.Errorf("open folder: %w", err)
 	}
 	defer root.Close()
-	if err := root.Mkdir(name, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := owner.Mkdir(root, name, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
 	within, err := root.OpenRoot(name)

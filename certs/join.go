@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"poip/auth"
+	"poip/internal/owner"
 	"poip/internal/transport"
 	"poip/internal/wire"
 )
@@ -245,7 +246,7 @@ func (f *agentFolder) prepare(replace bool) error {
 			return fmt.Errorf("%s is there already: this sensor has an identity; to give it another one, add --replace (and make the token with --replace, too)", filepath.Join(f.root.Name(), name))
 		}
 	}
-	err := f.root.Mkdir(drafts, folderMode)
+	err := owner.Mkdir(f.root, drafts, folderMode)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there already: another enroll is running, or was killed; if none is running, remove that folder", filepath.Join(f.root.Name(), drafts))
 	}

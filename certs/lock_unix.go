@@ -5,6 +5,8 @@ package certs
 import (
 	"os"
 	"syscall"
+
+	"poip/internal/owner"
 )
 
 // lock keeps other processes, and other goroutines, from changing a folder
@@ -12,6 +14,10 @@ import (
 func lock(root *os.Root) (unlock func(), err error) {
 	f, err := root.OpenFile(".lock", os.O_RDWR|os.O_CREATE, secretMode)
 	if err != nil {
+		return nil, err
+	}
+	if err := owner.Give(f, root); err != nil { // it may be us who made it
+		f.Close()
 		return nil, err
 	}
 	for {

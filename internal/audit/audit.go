@@ -22,6 +22,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"poip/internal/owner"
 )
 
 // File is where the log is, below a relay's data folder, unless the
@@ -143,10 +145,8 @@ func (l *Log) Close() error {
 }
 
 // Append adds a line to the log at path, beside a relay that may be running:
-// this is for commands. A log that it makes belongs to whom the data folder
-// belongs, since that may be another user than root.
+// this is for commands.
 func Append(path string, e Entry) error {
-	defer adopt(path)()
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
@@ -167,13 +167,26 @@ func Append(path string, e Entry) error {
 	return nil
 }
 
+// openFolder makes the log's folder where it is not there.
+func openFolder(dir string) (*os.Root, error) {
+	if err := os.MkdirAll(filepath.Dir(dir), folderMode); err != nil {
+		return nil, err
+	}
+	above, err := os.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer above.Close()
+	if err := owner.Mkdir(above, filepath.Base(dir), folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
 // openFile opens the file for appending, in a folder of its own that nobody
 // else can enter. A log that others can read is refused.
 func openFile(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	root, err := os.OpenRoot(filepath.Dir(path))
+	root, err := openFolder(filepath.Dir(path))
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
@@ -182,6 +195,7 @@ func openFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
+	_ = owner.Give(f, root) // a log of another owner is better than none
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a file", path)
