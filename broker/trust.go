@@ -70,7 +70,7 @@ func newGuard(o Options) *guard {
 
 // TrustChanged is told that certificates, authorities or revocations have
 // changed: everybody is judged anew, and agents hear whom to trust from here
-// on, in DER and the newest first.
+// on, as certs.Trust announces it.
 func (b *Broker) TrustChanged(authorities [][]byte) {
 	if !wire.CertificatesFit(authorities) {
 		b.log.Error("authorities take too much room to announce them to agents; copy ca.pem there by hand", "count", len(authorities))

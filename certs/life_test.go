@@ -409,12 +409,12 @@ func TestRotationTurnsNobodyAway(t *testing.T) {
 		}
 	}
 	wants(t, certs.Rotate(h.data, "", time.Hour), "retire")
-	changed, err := old.Trust(authorities)
+	changed, err := old.Trust(h.trust().Announcement())
 	must(t, err)
 	if !changed || !old.Due(time.Now()) {
 		t.Error("who has heard of a newer authority does not renew")
 	}
-	if changed, err = old.Trust(authorities); err != nil || changed {
+	if changed, err = old.Trust(h.trust().Announcement()); err != nil || changed {
 		t.Errorf("the same authorities are others: %v", err)
 	}
 	wants(t, certs.Retire(h.data, time.Hour, false), "sensor branch-7")
@@ -512,7 +512,7 @@ func TestRotationWithTheKeyElsewhere(t *testing.T) {
 		}
 	}
 	wants(t, certs.Retire(h.data, time.Hour, false), "sensor branch-7")
-	_, err := old.Trust(authorities)
+	_, err := old.Trust(h.trust().Announcement())
 	must(t, err)
 	must(t, h.renew(h.renewer(time.Hour), old))
 	must(t, certs.Retire(h.data, time.Hour, false))

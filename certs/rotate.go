@@ -17,13 +17,10 @@ import (
 // A relay moves to a new authority in two steps, between which nobody is
 // turned away. Rotate makes the new one: the relay trusts both from then on,
 // and shows a certificate of the new one together with the bridge, which is
-// the new authority's name and key signed by the old one. Whoever trusts
-// either finds a way. Agents learn of the new authority over their sessions,
-// and renew at once what the old one has signed. When all have, Retire ends
-// the trust in the old one.
-
-// BridgeFile leads from the new authority to the old one, between the steps.
-const BridgeFile = "bridge.pem"
+// the new authority's name and key signed by the old one (bridge.go). Whoever
+// trusts either finds a way. Agents learn of the new authority, and of the
+// bridge, over their sessions, and renew at once what the old one has signed.
+// When all have, Retire ends the trust in the old one.
 
 // Rotate makes a new authority, and the relay a certificate of it. The old
 // authority's key is gone after it. Where that is kept elsewhere, offline names
@@ -117,53 +114,6 @@ func succeed(root, keys *os.Root, old *authority) (*authority, error) {
 		return nil, err
 	}
 	return fresh, replacePair(keys, CAFile, CAKey, fresh.roots, key)
-}
-
-// bridgeTo signs the name and key of the authority that follows, in PEM.
-func (a *authority) bridgeTo(next *authority) ([]byte, error) {
-	template := &x509.Certificate{
-		Subject:               next.cert.Subject,
-		SubjectKeyId:          next.cert.SubjectKeyId,
-		NotBefore:             next.cert.NotBefore,
-		NotAfter:              a.cert.NotAfter,
-		KeyUsage:              x509.KeyUsageCertSign,
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLen:            1, // an intermediate
-	}
-	if template.NotAfter.After(next.cert.NotAfter) {
-		template.NotAfter = next.cert.NotAfter
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, next.key.Public(), a.key)
-	if err != nil {
-		return nil, err
-	}
-	return encodeCert(der), nil
-}
-
-// loadBridge reads what leads from the newest authority to another that is
-// trusted too; nothing, where none does.
-func loadBridge(dir string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(dir, BridgeFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load bridge: %w", err)
-	}
-	chain, err := parseRoots(decodeCerts(text))
-	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", filepath.Join(dir, BridgeFile), err)
-	}
-	roots, err := loadRoots(filepath.Join(dir, CAFile))
-	if err != nil {
-		return nil, err
-	}
-	fits := slices.ContainsFunc(roots[1:], func(old *x509.Certificate) bool { return chain[0].CheckSignatureFrom(old) == nil })
-	if !fits || KeyOf(chain[0]) != KeyOf(roots[0]) {
-		return nil, nil // of a rotation that did not get further, or is over
-	}
-	return text, nil
 }
 
 // Retire ends the trust in every authority but the newest. It refuses while

@@ -1,7 +1,6 @@
 package certs
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -153,25 +152,28 @@ func (s *Sensor) check(leaf *x509.Certificate) error {
 	return nil
 }
 
-// Trust replaces the authorities, on the disk too, and says whether they are
-// others than before.
+// Trust replaces the authorities by those that a relay announces, on the disk
+// too, and says whether they are others than before. All have to be believed.
 func (s *Sensor) Trust(ders [][]byte) (changed bool, err error) {
-	roots, err := parseRoots(ders)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	roots, err := believed(ders, s.roots)
 	if err != nil {
 		return false, fmt.Errorf("take authorities: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	same := func(a, b *x509.Certificate) bool { return bytes.Equal(a.Raw, b.Raw) }
-	if slices.EqualFunc(roots, s.roots, same) {
+	if slices.EqualFunc(roots, s.roots, (*x509.Certificate).Equal) {
 		return false, nil
+	}
+	var text []byte
+	for _, r := range roots {
+		text = append(text, encodeCert(r.Raw)...)
 	}
 	root, err := os.OpenRoot(s.dir)
 	if err != nil {
 		return false, fmt.Errorf("open folder: %w", err)
 	}
 	defer root.Close()
-	if err := replace(root, file{CAFile, encodeChain(ders), publicMode}); err != nil {
+	if err := replace(root, file{CAFile, text, publicMode}); err != nil {
 		return false, err
 	}
 	return true, s.load()

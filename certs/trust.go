@@ -19,6 +19,7 @@ import (
 // was loaded anew takes its place.
 type Trust struct {
 	relay    *Keypair
+	bridge   [][]byte            // from an older root to the newest, in DER
 	roots    []*x509.Certificate // the newest first
 	pool     *x509.CertPool      // of roots
 	revoked  *auth.Revocations
@@ -40,7 +41,11 @@ func LoadTrust(dir string) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.relay = relay
+	bridge, err := loadBridge(dir)
+	if err != nil {
+		return nil, err
+	}
+	t.relay, t.bridge = relay, decodeCerts(bridge)
 	return t, nil
 }
 
@@ -79,10 +84,21 @@ func (t *Trust) Authorities() (ders [][]byte) {
 	return ders
 }
 
+// Announcement is what agents hear: the authorities, and what makes those who
+// trust an older one believe in the newest.
+func (t *Trust) Announcement() [][]byte { return append(t.Authorities(), t.bridge...) }
+
 // Valid says why this could not take the place of what is in force.
 func (t *Trust) Valid() error {
 	if err := t.relay.Valid(); err != nil {
 		return fmt.Errorf("load %s: %w", RelayCert, err)
+	}
+	chain, err := parseChain(t.relay.pair.Certificate)
+	if err != nil {
+		return fmt.Errorf("load %s: %w", RelayCert, err)
+	}
+	if !slices.ContainsFunc(t.roots, func(root *x509.Certificate) bool { return comesFrom(root, chain) }) {
+		return fmt.Errorf("no authority in %s has signed %s: agents that trust these would refuse the relay", CAFile, RelayCert)
 	}
 	return nil
 }

@@ -121,12 +121,12 @@ func (k *keeper) load() (*certs.Trust, error) {
 // use puts a trust in force, for whoever connects and whoever is connected.
 func (k *keeper) use(t *certs.Trust) {
 	k.inForce.Store(t)
-	k.broker.TrustChanged(t.Authorities())
+	k.broker.TrustChanged(t.Announcement())
 }
 
 // files describes the files that trust is made of, as they are now.
 func (k *keeper) files() (out string) {
-	for _, name := range []string{certs.RelayCert, certs.RelayKey, certs.CAFile, certs.RevocationsFile} {
+	for _, name := range []string{certs.RelayCert, certs.RelayKey, certs.CAFile, certs.BridgeFile, certs.RevocationsFile} {
 		if info, err := os.Stat(filepath.Join(k.data, name)); err == nil {
 			out += fmt.Sprint(name, info.ModTime().UnixNano(), info.Size(), info.Mode(), ";")
 		}

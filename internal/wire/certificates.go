@@ -33,12 +33,12 @@ type Certificate struct {
 }
 
 // Trust says which authorities the agent shall trust from here on, the newest
-// first.
+// first; then come the bridges by which it can tell that it may.
 //
 //	 0       2
-//	+-------+-------------------------------------------+
-//	| count | authorities: each a 16-bit length, X.509  |
-//	+-------+-------------------------------------------+
+//	+-------+--------------------------------------------+
+//	| count | certificates: each a 16-bit length, X.509  |
+//	+-------+--------------------------------------------+
 type Trust struct{ Authorities [][]byte }
 
 // AppendRenew appends a renew frame. The request is at most MaxRequestLen long.
