@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"poip/certs"
 	"poip/internal/pcap"
 )
 
@@ -53,27 +54,25 @@ func TestReload(t *testing.T) {
 	f.packet()
 	expect(t, analyst, pcap.Convert(nil, numbered(1), true, 65535))
 
-	other := newWorld(t)
-	for _, file := range []string{"relay.pem", "relay.key"} {
-		fresh, err := os.ReadFile(other.path("relay", file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.write("relay/"+file, string(fresh))
+	if renewed, err := certs.RenewRelay(w.path("relay"), time.Now().AddDate(1, 0, 0), time.Hour); !renewed || err != nil {
+		t.Fatalf("the relay's certificate is not replaced: %v", err)
 	}
 	reload(first+listenerTOML{"b", "", "tls = true\n" + plainLive}.String(), ok)
 	eventually(t, "the new certificate is shown", func() bool { return serial(t, r.address("b")) != before })
 	f.packet()
 	expect(t, analyst, pcap.Convert(nil, numbered(2), true, 65535))
 
+	key, err := os.ReadFile(w.path("relay", "relay.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.write("relay/relay.key", "no key")
 	reload(first, failed)
 	if r.door("b", "").Address == "" {
 		t.Error("a reload without a key took a listener away")
 	}
 
-	fresh, _ := os.ReadFile(other.path("relay", "relay.key"))
-	w.write("relay/relay.key", string(fresh))
+	w.write("relay/relay.key", string(key))
 	reload(strings.Replace(first, `"127.0.0.0/8", `, "", 1), ok)
 	analyst.SetReadDeadline(time.Now().Add(patience))
 	if rest, err := io.ReadAll(analyst); err != nil || len(rest) != 0 {
