@@ -141,6 +141,29 @@ func CheckFolder(dir string) error {
 	return checkMode(dir, info.Mode(), folderMode)
 }
 
+// checkSecrets refuses a relay's data folder in which others can read a key, be
+// it one that is not in use now, or enter a folder.
+func checkSecrets(dir string) error {
+	for name, mode := range map[string]fs.FileMode{
+		CAKey: secretMode, IssuerKey: secretMode, RelayKey: secretMode,
+		CAKey + nextKey: secretMode, IssuerKey + nextKey: secretMode, RelayKey + nextKey: secretMode,
+		"tokens": folderMode, "sensors": folderMode, "analysts": folderMode, "audit": folderMode,
+	} {
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("check folder: %w", err)
+		}
+		if err := checkMode(path, info.Mode(), mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // readSecret reads a key that only its owner can read.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)

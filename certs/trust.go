@@ -30,7 +30,7 @@ type Trust struct {
 // LoadTrust reads a relay's data folder. All of it has to be good: revocations
 // that cannot be read would be none.
 func LoadTrust(dir string) (*Trust, error) {
-	if err := CheckFolder(dir); err != nil {
+	if err := errors.Join(CheckFolder(dir), checkSecrets(dir)); err != nil {
 		return nil, err
 	}
 	relay, err := LoadKeypair(filepath.Join(dir, RelayCert), filepath.Join(dir, RelayKey))

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -114,7 +115,7 @@ func (r *relay) fetch(user, password, path string) (status int, page []byte) {
 
 // Everything that both programs write is for their owner alone; and they do not
 // start where somebody has made it wider. It fails when certs.CheckFolder is not
-// called, or readSecret does not look at modes.
+// called, by checkSecrets neither, or readSecret does not look at modes.
 func TestFilesAreForTheirOwner(t *testing.T) {
 	w := newWorld(t, "branch-7")
 	w.must("poip-relay", "token", "branch-8", "--data", w.path("relay"), "--relay", "tls://localhost")
@@ -154,6 +155,11 @@ func TestFilesAreForTheirOwner(t *testing.T) {
 	}{
 		{w.path("relay"), 0o755, []string{"poip-relay", "run", "--config", relayConfig}},
 		{w.path("relay", "relay.key"), 0o640, []string{"poip-relay", "run", "--config", relayConfig}},
+		{w.path("relay", "ca.key"), 0o644, []string{"poip-relay", "run", "--config", relayConfig}},
+		{w.path("relay", "ca.key"), 0o640, []string{"poip-relay", "check", "--config", relayConfig}},
+		{w.path("relay", "tokens"), 0o755, []string{"poip-relay", "run", "--config", relayConfig}},
+		{w.path("relay", "sensors"), 0o755, []string{"poip-relay", "run", "--config", relayConfig}},
+		{w.path("relay", "audit"), 0o755, []string{"poip-relay", "run", "--config", relayConfig}},
 		{w.path("relay", "ca.key"), 0o604, []string{"poip-relay", "issue", "branch-9", "--data", w.path("relay"), "--out", w.path("branch-9")}},
 		{w.path("branch-7"), 0o710, []string{"poip-agent", "run", "--config", agentConfig}},
 		{w.path("branch-7", "sensor.key"), 0o644, []string{"poip-agent", "run", "--config", agentConfig}},
@@ -165,7 +171,9 @@ func TestFilesAreForTheirOwner(t *testing.T) {
 		if err := os.Chmod(c.path, c.mode); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command(program(c.run[0]), c.run[1:]...).CombinedOutput()
+		ctx, cancel := context.WithTimeout(t.Context(), patience) // of one that does start
+		out, err := exec.CommandContext(ctx, program(c.run[0]), c.run[1:]...).CombinedOutput()
+		cancel()
 		if err == nil || !strings.Contains(string(out), "chmod") {
 			t.Errorf("%s with mode %04o: %v\n%s", c.path, c.mode, err, out)
 		}
