@@ -226,7 +226,7 @@ func (a *admission) prove(join wire.Join, exporter []byte) (err error) {
 // grant uses the token up, then makes and enters a certificate. While it
 // works nobody revokes or rotates: who revokes the name later knows of it.
 func (a *admission) grant() ([]byte, error) {
-	_, unlock, err := lockFolder(a.data)
+	_, unlock, err := lockFolder(a.data, relayWaits)
 	if err != nil {
 		return nil, unable(err)
 	}

@@ -21,7 +21,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -212,15 +211,20 @@ func (d *door) connects(network, dir string) {
 }
 
 // Fails without move in Tokens.take: whoever had read the token before it was
-// used would get a certificate, too. So that all have, the relay's folder is
-// kept locked until they have come that far.
+// used would get a certificate, too. So that many have, nobody goes on until all
+// have asked.
 func TestOneTokenIsGoodForOneCertificate(t *testing.T) {
 	overBoth(t, func(t *testing.T, network string) {
 		const many = 100
 		d := openDoor(t)
 		token := d.token(network, "branch-7", true) // with --replace, so that nothing but the token is in the way
-		unlock := lockFile(t, filepath.Join(d.data, ".lock"))
-		var all sync.WaitGroup
+		var all, asked sync.WaitGroup
+		asked.Add(many)
+		d.Life = func() time.Duration {
+			asked.Done()
+			asked.Wait()
+			return certs.SensorLife
+		}
 		var in atomic.Int32
 		parent := t.TempDir()
 		for i := range many {
@@ -234,25 +238,11 @@ func TestOneTokenIsGoodForOneCertificate(t *testing.T) {
 				}
 			})
 		}
-		for end := time.Now().Add(10 * time.Second); d.asked.Load() < many && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
-		time.Sleep(100 * time.Millisecond) // from there to the lock
-		unlock()
 		all.Wait()
 		if n := d.issued("branch-7"); in.Load() != 1 || n != 1 {
 			t.Errorf("%d joined, %d certificates were issued", in.Load(), n)
 		}
 	})
-}
-
-// lockFile holds a lock as the relay's own commands do.
-func lockFile(t *testing.T, path string) (unlock func()) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	must(t, err)
-	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
-	return func() { f.Close() }
 }
 
 // Two tokens for one new name are good for one sensor. Fails without AddFirst.

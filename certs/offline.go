@@ -114,7 +114,7 @@ func (a *authority) delegate() (*authority, error) {
 // Delegate gives a relay another intermediate, of the CA in the folder offline.
 // What the former one has signed stays good until it ends.
 func Delegate(dir, offline string) error {
-	root, unlock, err := lockFolder(dir)
+	root, unlock, err := lockFolder(dir, commandWaits)
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func (r Registry) change(who Subject, e Entry, first bool) error {
 		return err
 	}
 	defer root.Close()
-	unlock, err := lock(root)
+	unlock, err := lock(root, relayWaits)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", root.Name(), err)
 	}

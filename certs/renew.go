@@ -71,7 +71,7 @@ func (r *Renewer) Renew(chain []*x509.Certificate, request []byte, remote string
 	if !r.mayAgain(who, time.Now()) {
 		return nil, errTooOften
 	}
-	_, unlock, err := lockFolder(r.Data)
+	_, unlock, err := lockFolder(r.Data, relayWaits)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func parseChain(ders [][]byte) ([]*x509.Certificate, error) {
 // RenewRelay replaces the relay's own certificate and key where RelayDue says
 // so at the time now, and says whether it did.
 func RenewRelay(dir string, now time.Time, life time.Duration) (renewed bool, err error) {
-	root, unlock, err := lockFolder(dir)
+	root, unlock, err := lockFolder(dir, relayWaits)
 	if err != nil {
 		return false, err
 	}

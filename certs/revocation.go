@@ -89,7 +89,7 @@ func revoke(dir string, change func(*auth.Revocations, Registry) error) error {
 	if err := CheckFolder(dir); err != nil {
 		return err
 	}
-	root, unlock, err := lockFolder(dir)
+	root, unlock, err := lockFolder(dir, commandWaits)
 	if err != nil {
 		return err
 	}
@@ -108,14 +108,21 @@ func revoke(dir string, change func(*auth.Revocations, Registry) error) error {
 	return replace(root, file{RevocationsFile, text, secretMode})
 }
 
+// How long somebody waits for others to be done with a relay's data folder.
+// Each takes a few milliseconds, unless it was stopped.
+const (
+	relayWaits   = time.Second // it has five to end in, or to end the sessions of who is revoked
+	commandWaits = 10 * time.Second
+)
+
 // lockFolder opens a relay's data folder, for as long as nobody else renews,
 // revokes or rotates there.
-func lockFolder(dir string) (root *os.Root, unlock func(), err error) {
+func lockFolder(dir string, most time.Duration) (root *os.Root, unlock func(), err error) {
 	root, err = os.OpenRoot(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open folder: %w", err)
 	}
-	release, err := lock(root)
+	release, err := lock(root, most)
 	if err != nil {
 		root.Close()
 		return nil, nil, fmt.Errorf("lock %s: %w", dir, err)

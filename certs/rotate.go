@@ -27,7 +27,7 @@ import (
 // the folder, and the relay gets an intermediate of the new one; a rotation
 // that was cut short there goes on where it was.
 func Rotate(dir, offline string, relayLife time.Duration) error {
-	root, unlock, err := lockFolder(dir)
+	root, unlock, err := lockFolder(dir, commandWaits)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func succeed(root, keys *os.Root, old *authority) (*authority, error) {
 // somebody has no certificate of that yet, unless it is forced; these have to
 // join anew then.
 func Retire(dir string, relayLife time.Duration, force bool) error {
-	root, unlock, err := lockFolder(dir)
+	root, unlock, err := lockFolder(dir, commandWaits)
 	if err != nil {
 		return err
 	}
