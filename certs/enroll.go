@@ -37,7 +37,7 @@ type Enrollment struct {
 	Data  string               // the relay's data folder
 	Life  func() time.Duration // of a certificate
 	Log   *slog.Logger         // nil: slog.Default()
-	Audit func(JoinEvent)      // is told of every certificate, and of refusals as far as they are logged; may be nil
+	Audit func(JoinEvent)      // is told of every certificate, and of every refusal; may be nil
 
 	tries tries
 }
@@ -52,6 +52,7 @@ type JoinEvent struct {
 	Serial  string          // of the certificate; empty: there is none
 	End     time.Time       // of the certificate
 	Refused string          // why there is none, for the relay's people only
+	Code    wire.Code       // what the stranger hears of that; 0: nothing
 }
 
 // refusal is what the sensor hears; the reason is for our log.
@@ -114,20 +115,19 @@ func (e *Enrollment) refused(ctx context.Context, conn transport.Conn, event Joi
 	if !errors.Is(err, errTooMany) { // who is kept waiting does not wait the longer for it
 		e.tries.charge(transport.Origin(conn.RemoteAddr()), now)
 	}
-	event.Refused = err.Error()
+	var told refusal
+	if !errors.As(err, &told) && ctx.Err() != nil {
+		told = refusal{code: wire.CodeDraining, text: "the relay is shutting down"}
+	}
+	event.Refused, event.Code = err.Error(), told.code
 	if e.tries.tell(now) {
 		e.log().Warn("refused to let a sensor join", "remote", event.Remote, "network", event.Network,
 			"sensor", string(event.Sensor), "token", event.Token, "reason", event.Refused)
-		if e.Audit != nil {
-			e.Audit(event)
-		}
 	}
-	var told refusal
-	switch {
-	case errors.As(err, &told):
-	case ctx.Err() != nil:
-		told = refusal{code: wire.CodeDraining, text: "the relay is shutting down"}
-	default:
+	if e.Audit != nil {
+		e.Audit(event)
+	}
+	if told.code == 0 {
 		return nil // the connection broke, or said nothing
 	}
 	return wire.AppendRefusal(nil, wire.Refusal{Code: told.code, Reason: told.text})

@@ -54,7 +54,7 @@ former certificates stay good until they expire: revoke them if they are lost.`,
 			if err != nil {
 				return err
 			}
-			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenMade, Sensor: string(sensor), Reason: "token " + token.Secret.ID().String()})
+			record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenMade, Sensor: string(sensor), Token: token.Secret.ID().String()})
 			fmt.Fprintln(cmd.OutOrStdout(), token.Line())
 			return nil
 		},
@@ -203,7 +203,7 @@ func newTokenCancel() *cobra.Command {
 			canceled, err := certs.OpenTokens(data).Cancel(args[0])
 			for _, t := range canceled {
 				fmt.Fprintf(cmd.OutOrStdout(), "canceled the token of %s, %s\n", t.Sensor, t.ID)
-				record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenCanceled, Sensor: string(t.Sensor), Reason: "token " + t.ID})
+				record(cmd.ErrOrStderr(), data, audit.Entry{Event: audit.TokenCanceled, Sensor: string(t.Sensor), Token: t.ID})
 			}
 			if err == nil && len(canceled) == 0 {
 				return fmt.Errorf("no open token of %.80q, by sensor or ID: poip-relay token list shows them", args[0])

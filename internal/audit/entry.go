@@ -58,6 +58,7 @@ type Entry struct {
 	Skipped *uint64    `json:"skipped,omitempty"` // packets that were offered and not sent
 
 	// Certificates.
+	Token    string     `json:"token,omitempty"` // by which a sensor joins: its ID
 	Serial   string     `json:"serial,omitempty"`
 	KeyPin   string     `json:"spki_sha256,omitempty"`
 	NotAfter *time.Time `json:"not_after,omitempty"`
@@ -77,7 +78,7 @@ const (
 
 // bounded shortens what others have a hand in.
 func (e Entry) bounded() Entry {
-	for _, s := range []*string{&e.Actor, &e.Analyst, &e.Sensor, &e.Remote, &e.Listener, &e.Network, &e.Serial, &e.KeyPin, &e.Reason} {
+	for _, s := range []*string{&e.Actor, &e.Analyst, &e.Sensor, &e.Remote, &e.Listener, &e.Network, &e.Token, &e.Serial, &e.KeyPin, &e.Reason} {
 		if len(*s) > maxText {
 			*s = (*s)[:maxText] + "…"
 		}
