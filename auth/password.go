@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -162,6 +163,20 @@ func (p *Passwords) add(line string, roles []string) error {
 	p.of[name] = login{role, password}
 	p.names = append(p.names, name)
 	return nil
+}
+
+// Equal reports whether both let in the same users, by the same passwords as the
+// same roles; nil and the zero value let nobody in.
+func (p *Passwords) Equal(other *Passwords) bool {
+	users := func(p *Passwords) map[string]login {
+		if p == nil {
+			return nil
+		}
+		return p.of
+	}
+	return maps.EqualFunc(users(p), users(other), func(a, b login) bool {
+		return a.role == b.role && a.password.String() == b.password.String()
+	})
 }
 
 // Known reports whether there is such a user. It is for logs, not for answers.

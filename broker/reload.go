@@ -14,11 +14,15 @@ func (b *Broker) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
+	former := b.desk.rules.Load().passwords
 	before, err := b.rearrange(cfg, plans)
 	if err != nil {
 		return err
 	}
 	keys := changes(before, cfg)
+	if now := b.desk.rules.Load().passwords; before.Admin.Passwords == cfg.Admin.Passwords && !now.Equal(former) {
+		keys = append(keys, "admin.passwords") // of the file's content
+	}
 	b.log.Info("configuration reloaded", "listeners", len(plans), "changed", keys)
 	b.opts.Audit.Write(audit.Entry{Event: audit.ConfigChanged, Keys: keys})
 	if err := b.save(); err != nil { // it is in force all the same

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"poip/auth"
+	"poip/internal/audit"
 	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/pcap"
@@ -80,7 +81,9 @@ func parseTime(flag, s string, otherwise int64) (int64, error) {
 type export struct {
 	from, to int64
 	link     string    // "" is the only one there is
-	told     io.Writer // gaps
+	told     io.Writer // gaps, and warnings
+
+	packets, bytes uint64 // that were written, with their record headers
 }
 
 // wants says whether a segment may have packets of that time.
@@ -108,11 +111,32 @@ func (e *export) write(all histories, name auth.StreamName, path string, stdout 
 	}
 	w := bufio.NewWriterSize(file, 256<<10)
 	w.Write(pcap.AppendFileHeader(nil, link, snaplen, true)) // Flush tells the error
+	visit := e.begin(all.data, name)
 	err = e.copy(w, a, link)
-	if err := errors.Join(err, w.Flush(), file.Close()); err != nil {
+	err = errors.Join(err, w.Flush(), file.Close())
+	e.end(all.data, visit, err)
+	if err != nil {
 		return fmt.Errorf("export %s: %w", name, err)
 	}
 	return nil
+}
+
+// begin notes in the audit log that somebody reads a stream, and end what he
+// got, as the relay does of analysts.
+func (e *export) begin(data string, name auth.StreamName) audit.Entry {
+	now := time.Now().UTC()
+	visit := audit.Entry{Event: audit.ReadBegun, Streams: []string{name.String()}, From: &now}
+	record(e.told, data, visit)
+	return visit
+}
+
+func (e *export) end(data string, visit audit.Entry, err error) {
+	now := time.Now().UTC()
+	visit.Event, visit.To, visit.Packets, visit.Bytes, visit.Reason = audit.ReadEnded, &now, &e.packets, &e.bytes, "exported"
+	if err != nil {
+		visit.Reason = err.Error()
+	}
+	record(e.told, data, visit)
 }
 
 // keepOpen is an output that is not ours to close.
@@ -210,10 +234,6 @@ func (e *export) copySegment(w io.Writer, a *journal.Archive, s *journal.Segment
 // copyBatch goes by the records' own times: what a batch says of them is the
 // sensor's word.
 func (e *export) copyBatch(w io.Writer, records []byte) error {
-	if e.all() {
-		_, err := w.Write(records)
-		return err
-	}
 	for len(records) > 0 {
 		sec, nsec, captured, _ := pcap.Record(records)
 		n := pcap.RecordHeaderLen + int(captured)
@@ -221,6 +241,7 @@ func (e *export) copyBatch(w io.Writer, records []byte) error {
 			if _, err := w.Write(records[:n]); err != nil {
 				return err
 			}
+			e.packets, e.bytes = e.packets+1, e.bytes+uint64(n)
 		}
 		records = records[n:]
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"poip/internal/audit"
 	"poip/internal/cli"
 	"poip/internal/journal"
 	"poip/internal/pcap"
@@ -134,6 +135,35 @@ func TestHistoryIsExported(t *testing.T) {
 		if out, said, code := relay(append([]string{"history", "export", "--data", data}, args...)...); code == 0 {
 			t.Errorf("%v: exported %d bytes, said %q", args, len(out), said)
 		}
+	}
+	if _, _, code := relay("history", "export", "s/c", "--data", data+"-typo"); code == 0 {
+		t.Error("exported what is not there")
+	}
+	if _, err := os.Stat(data + "-typo"); err == nil {
+		t.Error("a folder was made for a wrong name")
+	}
+}
+
+// TestExportsAreAudited: whoever reads a stream by the command leaves the lines
+// that an analyst leaves. It fails without begin and end in export.write.
+func TestExportsAreAudited(t *testing.T) {
+	data := t.TempDir()
+	keepHistory(t, data, "s/c", 0)
+	for range 2 {
+		relay("history", "export", "s/c", "--data", data, "--from", "2023-11-14T22:13:28Z", "-w", filepath.Join(data, "part.pcap")) // the second finds it there
+	}
+	lines := auditLines(t, filepath.Join(data, audit.File))
+	if len(lines) != 2 {
+		t.Fatalf("%d lines: %+v", len(lines), lines)
+	}
+	begun, ended := lines[0], lines[1]
+	for _, e := range lines {
+		if len(e.Streams) != 1 || e.Streams[0] != "s/c" || !strings.HasPrefix(e.Actor, "command of user ") || e.From == nil {
+			t.Errorf("line %+v", e)
+		}
+	}
+	if begun.Event != audit.ReadBegun || ended.Event != audit.ReadEnded || ended.To == nil || *ended.Packets != 2 || *ended.Bytes != 2*(pcap.RecordHeaderLen+60) {
+		t.Errorf("lines %+v, %+v", begun, ended)
 	}
 }
 

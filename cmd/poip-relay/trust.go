@@ -13,6 +13,7 @@ import (
 
 	"poip/broker"
 	"poip/certs"
+	"poip/internal/audit"
 )
 
 // A keeper holds the relay's trust: what the files of its data folder say
@@ -24,6 +25,7 @@ type keeper struct {
 	log     *slog.Logger
 	renewer *certs.Renewer
 	broker  *broker.Broker // before anybody looks
+	audit   *audit.Log     // the same
 
 	inForce atomic.Pointer[certs.Trust]
 	lives   atomic.Pointer[broker.CertsConfig]
@@ -59,6 +61,7 @@ func newKeeper(cfg broker.Config, log *slog.Logger) (*keeper, error) {
 // decide hands the broker its decisions about trust, each of which is made
 // anew by what is in force at the time.
 func (k *keeper) decide(o *broker.Options) {
+	k.audit = o.Audit
 	o.IntakeTLS = certs.WithJoining(certs.Following(func() *tls.Config { return k.inForce.Load().IntakeTLS() }),
 		func() *tls.Config { return k.inForce.Load().JoiningTLS() })
 	o.Enroll = k.enrollment(o).Serve
@@ -120,7 +123,9 @@ func (k *keeper) load() (*certs.Trust, error) {
 
 // use puts a trust in force, for whoever connects and whoever is connected.
 func (k *keeper) use(t *certs.Trust) {
-	k.inForce.Store(t)
+	if leaf := t.Relay().Certificate().Leaf; !leaf.Equal(k.inForce.Swap(t).Relay().Certificate().Leaf) {
+		k.audit.Write(certified(audit.Entry{Event: audit.Renewed, Actor: "relay"}, leaf))
+	}
 	k.broker.TrustChanged(t.Announcement())
 }
 
@@ -144,6 +149,9 @@ func (k *keeper) renew(now time.Time) {
 	life := time.Duration(k.lives.Load().Relay)
 	k.again = now.Add(min(time.Minute, life/20))
 	renewed, err := certs.RenewRelay(k.data, now, life)
+	if err != nil {
+		k.audit.Refuse("relay", audit.Entry{Event: audit.RenewalRefused, Actor: "relay", Reason: err.Error()})
+	}
 	switch {
 	case renewed && err == nil:
 		k.log.Info("the relay has renewed its own certificate", "life", life.String())

@@ -13,6 +13,7 @@ import (
 
 	"poip/broker"
 	"poip/certs"
+	"poip/internal/audit"
 )
 
 // keptRelay is a keeper at work, without a relay that serves anybody.
@@ -28,7 +29,12 @@ func keptRelay(t *testing.T) (k *keeper, data string, said *bytes.Buffer) {
 	if k, err = newKeeper(cfg, log); err != nil {
 		t.Fatal(err)
 	}
-	options := broker.Options{Log: log}
+	record, err := audit.Open(filepath.Join(data, audit.File), audit.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { record.Close() })
+	options := broker.Options{Log: log, Audit: record}
 	k.decide(&options)
 	if k.broker, err = broker.New(cfg, options); err != nil {
 		t.Fatal(err)
@@ -46,9 +52,10 @@ func keptRelay(t *testing.T) (k *keeper, data string, said *bytes.Buffer) {
 func (k *keeper) serial() string { return certs.SerialOf(k.inForce.Load().Relay().Certificate().Leaf) }
 
 // TestRelayRenewsItsCertificateWhileItRuns: at two thirds of its life, and what
-// it shows from then on is the new one. Without renew in tend it expires.
+// it shows from then on is the new one, which the audit log says too. Without
+// renew in tend it expires; without certified in use nobody would know.
 func TestRelayRenewsItsCertificateWhileItRuns(t *testing.T) {
-	k, _, said := keptRelay(t)
+	k, data, said := keptRelay(t)
 	leaf, first := k.inForce.Load().Relay().Certificate().Leaf, k.serial()
 	due := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
 	k.tend(due.Add(-time.Minute))
@@ -63,6 +70,24 @@ func TestRelayRenewsItsCertificateWhileItRuns(t *testing.T) {
 	if err != nil || certs.SerialOf(config.Leaf) != k.serial() {
 		t.Errorf("shows another certificate: %v", err)
 	}
+	renewed := k.audited(t, data, audit.Renewed)
+	if len(renewed) != 1 || renewed[0].Actor != "relay" || renewed[0].Serial != k.serial() || renewed[0].NotAfter == nil {
+		t.Errorf("the audit log says %+v", renewed)
+	}
+}
+
+// audited are the lines of one kind in the audit log, which is closed.
+func (k *keeper) audited(t *testing.T, data string, event audit.Event) (out []audit.Entry) {
+	t.Helper()
+	if err := k.audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range auditLines(t, filepath.Join(data, audit.File)) {
+		if e.Event == event {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // TestRelayThatCannotRenewIsLoud: at once, once a minute, and louder when half
@@ -88,6 +113,9 @@ func TestRelayThatCannotRenewIsLoud(t *testing.T) {
 		if text := said.String(); c.level == "" && text != "" || !strings.Contains(text, c.level) {
 			t.Errorf("at %s: %q, want %s", c.at, text, c.level)
 		}
+	}
+	if failed := k.audited(t, data, audit.RenewalRefused); len(failed) == 0 || failed[0].Actor != "relay" {
+		t.Errorf("the audit log says %+v", failed)
 	}
 }
 
