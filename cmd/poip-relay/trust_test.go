@@ -151,6 +151,53 @@ func TestRevocationsHoldWhateverElseIsWrong(t *testing.T) {
 	}
 }
 
+// TestRevocationsThatAreGoneStayInForce: a list that is suddenly empty, or not
+// there, or of nobody any more, is damage. It fails without Follows in keeper.load,
+// and, when something else is wrong too, without Follows in Trust.Revoking.
+func TestRevocationsThatAreGoneStayInForce(t *testing.T) {
+	k, data, said := keptRelay(t)
+	sensor := filepath.Join(t.TempDir(), "branch-7")
+	if err := certs.IssueSensor(data, "branch-7", sensor); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := certs.LoadKeypair(filepath.Join(sensor, certs.SensorCert), filepath.Join(sensor, certs.SensorKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := certs.RevokeName(data, certs.SensorSubject("branch-7")); err != nil {
+		t.Fatal(err)
+	}
+	k.tend(time.Now())
+	list, relay := filepath.Join(data, certs.RevocationsFile), filepath.Join(data, certs.RelayCert)
+	for what, damage := range map[string]func(){
+		"gone":                               func() { os.Remove(list) },
+		"of nobody":                          func() { write(t, list, []byte(`{"version":1}`)) },
+		"of nobody, and the relay's is bad":  func() { write(t, list, []byte(`{"version":1}`)); write(t, relay, []byte("damaged")) },
+		"gone, and the relay's is bad again": func() { os.Remove(list); write(t, relay, []byte("damaged again")) },
+	} {
+		good, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, err := os.ReadFile(relay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said.Reset()
+		damage()
+		k.tend(time.Now().Add(time.Hour)) // an hour, so that it complains again
+		if err := k.inForce.Load().Standing([]*x509.Certificate{pair.Certificate().Leaf}); err == nil {
+			t.Errorf("%s: who was revoked is let in again", what)
+		}
+		if !strings.Contains(said.String(), "level=ERROR") {
+			t.Errorf("%s: nobody is told: %q", what, said)
+		}
+		write(t, list, good)
+		write(t, relay, ours)
+		k.tend(time.Now())
+	}
+}
+
 // TestFilesThatChangeAreTakenIntoUse: without a signal, when they are good.
 func TestFilesThatChangeAreTakenIntoUse(t *testing.T) {
 	k, data, said := keptRelay(t)
