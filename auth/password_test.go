@@ -127,3 +127,35 @@ func FuzzPasswords(f *testing.F) {
 		}
 	})
 }
+
+// TestNobodyLearnsWhoIsAUser: a log-in costs the same work, at the price of some
+// user's password, whether there is such a user or not, and each name's price
+// stays the same. It fails if Verify returns before it has computed a hash, and
+// if pretend chooses anew for each try.
+func TestNobodyLearnsWhoIsAUser(t *testing.T) {
+	kept := argon2id
+	t.Cleanup(func() { argon2id = kept })
+	var prices []uint32
+	argon2id = func(_, _ []byte, _, memory uint32, _ uint8, length uint32) []byte {
+		prices = append(prices, memory)
+		return make([]byte, length)
+	}
+	const rest = ",t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\n"
+	p, err := ParsePasswords("alice:viewer:$argon2id$v=19$m=8192"+rest+"bob:viewer:$argon2id$v=19$m=16384"+rest, "viewer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	price := map[string]uint32{"alice": 8192, "bob": 16384}
+	for range 8 {
+		for _, name := range []string{"alice", "bob", "carol", "dave", "erin", "", "Alice", strings.Repeat("x", 5000)} {
+			prices = nil
+			if _, ok := p.Verify(name, "a wrong password"); ok || len(prices) != 1 {
+				t.Fatalf("%.20q: %t after %d computations, want one", name, ok, len(prices))
+			}
+			if want, seen := price[name]; seen && prices[0] != want || prices[0] != 8192 && prices[0] != 16384 {
+				t.Errorf("%.20q costs %d KiB, want %d", name, prices[0], want)
+			}
+			price[name] = prices[0]
+		}
+	}
+}
