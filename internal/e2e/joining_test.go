@@ -145,7 +145,9 @@ func (w *world) searchFor(marker string, r *relay) {
 	}
 }
 
-// Of many sensors that paste the same line at the same time, one joins.
+// Of many sensors that paste the same line at the same time, one joins. It fails
+// without move in certs.Tokens.take, and, for what is left of the others, without
+// close in Joiner.Join.
 func TestOfManySensorsWithOneLineOneJoins(t *testing.T) {
 	w := newWorld(t)
 	r := w.startRelay(w.relayTOML(""))

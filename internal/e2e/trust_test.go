@@ -297,7 +297,8 @@ func TestDamagedRevocationsAreLoud(t *testing.T) {
 	}
 }
 
-// TestSensorsAreListed: with a relay that runs, and after it has ended.
+// TestSensorsAreListed: with a relay that runs, and after it has ended. It fails
+// without either Online or LastSeen in describeSensor.
 func TestSensorsAreListed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "branch-7", "never")
