@@ -55,7 +55,8 @@ func testCommandsOfRoot(t *testing.T, offline bool) {
 	must(t, certs.Retire(data, time.Hour, true))
 
 	seen := map[string]bool{}
-	must(t, filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+	must(t, filepath.WalkDir(data, func(path string, d fs.DirEntry, e error) error {
+		must(t, e)
 		info, err := os.Lstat(path)
 		must(t, err)
 		if has := info.Sys().(*syscall.Stat_t); int(has.Uid) != uid {
