@@ -44,7 +44,7 @@ func acquire(f *os.File, most time.Duration) error {
 		select {
 		case <-ctx.Done():
 			return errors.New("another command, or the relay, holds it: if `jobs` lists one that was stopped, let it go on")
-		case <-time.After(rand.N(20 * time.Millisecond)):
+		case <-time.After(rand.N(20 * time.Millisecond)): // #nosec G404 -- a pause is no secret
 		}
 	}
 }
