@@ -7,7 +7,6 @@ import (
 
 	"poip/auth"
 	"poip/internal/audit"
-	"poip/internal/transport"
 	"poip/internal/wire"
 )
 
@@ -70,10 +69,10 @@ func (b *Broker) auditAgentStranger(remote net.Addr, network string, reason erro
 }
 
 // auditAgent says which agent was refused something.
-func (b *Broker) auditAgent(sensor auth.SensorName, conn transport.Conn, code wire.Code, reason error) {
+func (b *Broker) auditAgent(sensor auth.SensorName, remote net.Addr, network string, code wire.Code, reason error) {
 	b.refusedAgents.Add(1)
 	b.opts.Audit.Refuse(code.String(), audit.Entry{
-		Event: audit.AgentRefused, Sensor: string(sensor), Remote: conn.RemoteAddr().String(), Network: conn.Network(), Reason: reason.Error(),
+		Event: audit.AgentRefused, Sensor: string(sensor), Remote: remote.String(), Network: network, Reason: reason.Error(),
 	})
 }
 

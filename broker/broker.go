@@ -16,14 +16,15 @@
 // has passed read on from there (past.go). archive.go has all histories, and
 // trims them.
 //
-// The Broker knows who is there: it lets sessions in (register.go), opens
-// doors (doors.go), lets subscribers in (admit.go, analyst.go) and introduces
-// them to each other (introduce.go). Which analyst may read what is decided in
-// members.go; how much strangers and sensors may take, in limits.go and
-// rate.go. The administration (admin.go) asks who somebody is (desk.go), turns
-// forgeries away (porter.go) and lets operators act (actions.go). What the
-// Broker counts can be read at status.go and metrics.go, what it records for
-// later at audit.go; what it remembers across a restart is in state.go.
+// The Broker knows who is there: it lets sessions in (register.go), and the QUIC
+// connections beneath them (peer.go), opens doors (doors.go), lets subscribers
+// in (admit.go, analyst.go) and introduces them to each other (introduce.go).
+// Which analyst may read what is decided in members.go; how much strangers and
+// sensors may take, in limits.go and rate.go. The administration (admin.go) asks
+// who somebody is (desk.go), turns forgeries away (porter.go) and lets operators
+// act (actions.go). What the Broker counts can be read at status.go and
+// metrics.go, what it records for later at audit.go; what it remembers across a
+// restart is in state.go.
 package broker
 
 import (
@@ -157,7 +158,8 @@ type Broker struct {
 	mu         sync.Mutex // guards what follows, and what says so elsewhere
 	config     Config
 	streams    map[auth.StreamName]*stream
-	talking    map[auth.SensorName]int  // conversations with each sensor
+	talking    crowd                    // conversations with each sensor
+	connected  crowd                    // QUIC connections of each
 	reading    map[auth.AnalystName]int // connections of each analyst
 	rates      map[auth.SensorName]*rate
 	order      []*stream // those that have a ring, in the order in which they came
@@ -188,7 +190,8 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		blocking:   30 * time.Second,
 		config:     cfg,
 		streams:    make(map[auth.StreamName]*stream),
-		talking:    make(map[auth.SensorName]int),
+		talking:    make(crowd),
+		connected:  make(crowd),
 		reading:    make(map[auth.AnalystName]int),
 		rates:      make(map[auth.SensorName]*rate),
 		gate:       transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
@@ -288,7 +291,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			}
 		})
 	}
-	options := transport.ServeOptions{Log: b.log, Gate: b.gate, Refused: b.auditAgentStranger, Trial: transport.ALPNJoin}
+	options := transport.ServeOptions{Log: b.log, Gate: b.gate, Refused: b.auditAgentStranger, Admit: b.admitPeer, Trial: transport.ALPNJoin}
 	if b.tcp != nil {
 		serve(func() error { return transport.ServeTLS(intake, b.tcp, b.opts.IntakeTLS, options, b.converse) })
 	}

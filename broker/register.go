@@ -37,7 +37,7 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 	}
 	if err != nil {
 		s.complain(s.log, "refused an agent", "reason", err.Error())
-		b.auditAgent(s.sensor, conn, codeOf(err), err)
+		b.auditAgent(s.sensor, conn.RemoteAddr(), conn.Network(), codeOf(err), err)
 		s.farewell(err)
 		return
 	}
@@ -54,13 +54,9 @@ func (b *Broker) converse(ctx context.Context, conn transport.Conn) {
 
 // admitSession identifies the agent by its certificate, and counts it.
 func (b *Broker) admitSession(s *session) error {
-	certificates := s.conn.TLS().PeerCertificates
-	if len(certificates) == 0 {
-		return refuse(wire.CodeForbidden, "no certificate")
-	}
-	sensor, err := b.opts.SensorOf(certificates[0])
+	sensor, err := b.sensorIn(s.conn.TLS())
 	if err != nil {
-		return refuse(wire.CodeForbidden, "%s", err)
+		return err
 	}
 	s.sensor, s.log = sensor, s.log.With("sensor", string(sensor))
 	b.mu.Lock()
@@ -72,10 +68,9 @@ func (b *Broker) admitSession(s *session) error {
 	s.window, s.block = int(b.config.Intake.Window), b.blocking
 	s.guard = b.guard
 	// Twice, for a sensor that comes back before its old connections are given up.
-	if most := 2*b.config.Intake.MaxStreamsPerSensor + 8; b.talking[sensor] >= most {
+	if most := 2*b.config.Intake.MaxStreamsPerSensor + 8; !b.talking.enter(sensor, most) {
 		return refuse(wire.CodeLimit, "sensor %s has %d connections already (max_streams_per_sensor)", sensor, most)
 	}
-	b.talking[sensor]++
 	b.sessions.Add(1)
 	return nil
 }
@@ -84,9 +79,7 @@ func (b *Broker) admitSession(s *session) error {
 func (b *Broker) hangUp(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.talking[s.sensor]--; b.talking[s.sensor] == 0 {
-		delete(b.talking, s.sensor)
-	}
+	b.talking.leave(s.sensor)
 	b.sessions.Done()
 }
 
@@ -321,10 +314,10 @@ func (b *Broker) release(s *session, err error) {
 	switch {
 	case errors.As(err, &refusal) && refusal.Code != wire.CodeDraining:
 		s.complain(log, "refused an agent", "code", refusal.Code.String(), "reason", refusal.Reason)
-		b.auditAgent(s.sensor, s.conn, refusal.Code, err)
+		b.auditAgent(s.sensor, s.conn.RemoteAddr(), s.conn.Network(), refusal.Code, err)
 	case errors.Is(err, wire.ErrMalformed):
 		s.complain(log, "refused an agent", "code", wire.CodeProtocol.String(), "reason", err.Error())
-		b.auditAgent(s.sensor, s.conn, wire.CodeProtocol, err)
+		b.auditAgent(s.sensor, s.conn.RemoteAddr(), s.conn.Network(), wire.CodeProtocol, err)
 	case s.state == streaming:
 		log.Log(context.Background(), level, "agent has gone; its stream waits for it", "reason", err.Error())
 	default:

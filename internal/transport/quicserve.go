@@ -109,17 +109,24 @@ func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
 }
 
 // serveQUIC closes the connection when it takes no more streams and all of
-// them have ended, or when there are none for too long: nothing else bounds how
-// many connections one peer has.
+// them have ended, or when there are none for too long.
 func (s *server) serveQUIC(ctx context.Context, conn *quic.Conn) {
+	life, end := context.WithCancel(ctx)
+	defer end()
+	leave, err := s.opts.Admit(&Peer{conn, end})
+	if err != nil {
+		conn.CloseWithError(0, err.Error())
+		return
+	}
+	defer leave()
 	var streams sync.WaitGroup
 	idle := lull{limit: s.opts.StreamTimeout}
 	idle.timer = time.AfterFunc(idle.limit, func() { conn.CloseWithError(0, "no stream") })
 	defer idle.timer.Stop()
 	for {
-		stream, err := conn.AcceptStream(ctx)
+		stream, err := conn.AcceptStream(life)
 		if err != nil {
-			s.ended(ctx, conn, err)
+			s.ended(life, conn, err)
 			break
 		}
 		idle.begins()

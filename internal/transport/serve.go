@@ -24,6 +24,12 @@ type ServeOptions struct {
 	// Refused, if set, is told of everybody who did not get in. It must not wait.
 	Refused func(remote net.Addr, network string, reason error)
 
+	// Admit, if set, decides about each QUIC connection whose peer has proven
+	// itself, before its first stream; handle decides about each stream, and
+	// over TCP. Leave is called when the connection is closed. The peer is told
+	// the error, and nobody else is.
+	Admit func(*Peer) (leave func(), err error)
+
 	// Trial names a protocol whose peers have no certificate. Their
 	// handshake proves nothing, so they keep their place among those that
 	// have not proven themselves until handle returns, and have TrialTimeout
@@ -55,6 +61,9 @@ func (o ServeOptions) withDefaults() ServeOptions {
 	}
 	if o.TrialTimeout <= 0 {
 		o.TrialTimeout = trialTimeout
+	}
+	if o.Admit == nil {
+		o.Admit = func(*Peer) (func(), error) { return func() {}, nil }
 	}
 	return o
 }
