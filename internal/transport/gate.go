@@ -9,10 +9,16 @@ import (
 	"time"
 )
 
-// evictAfter is how long a stranger keeps its place against a newcomer. A
-// handshake takes a round trip or two; silence takes for ever. The shorter it
-// is, the faster a flood has to be to keep others out.
-const evictAfter = 100 * time.Millisecond
+const (
+	// evictAfter is how long a stranger keeps its place against a newcomer. A
+	// handshake takes a round trip or two; silence takes for ever. The shorter
+	// it is, the faster a flood has to be to keep others out.
+	evictAfter = 100 * time.Millisecond
+
+	// stickyAfter is the same for those who take memory for some seconds after
+	// they were evicted: the longer it is, the less there can be of them.
+	stickyAfter = time.Second
+)
 
 // A Gate bounds how many strangers, peers whose handshake has not ended, are
 // let in at once: in all, and from one address. When it is full, a newcomer
@@ -36,9 +42,18 @@ func (g *Gate) Resize(most, mostPerAddr int) {
 
 // A Stranger is a connection whose peer has not proven itself.
 type Stranger struct {
-	addr  netip.Prefix
-	since time.Time
-	evict func() // nil: keeps its place
+	addr   netip.Prefix
+	since  time.Time
+	sticky bool // guarded by Gate.mu; is not gone at once when it is evicted
+	evict  func()
+}
+
+// keeps is how long the place is its own; for holders of Gate.mu.
+func (s *Stranger) keeps() time.Duration {
+	if s.sticky {
+		return stickyAfter
+	}
+	return evictAfter
 }
 
 var (
@@ -47,16 +62,26 @@ var (
 )
 
 // Enter takes a place, which is given back by Leave. Evict is called when
-// somebody else needs it; where it is nil, the place is kept. Half of all places
-// are for those who can be evicted: others who keep silent cannot shut them out.
+// somebody else needs it; it does not wait.
 func (g *Gate) Enter(remote net.Addr, evict func()) (*Stranger, error) {
-	s := &Stranger{addr: origin(remote), since: time.Now(), evict: evict}
+	return g.enter(&Stranger{addr: origin(remote), since: time.Now(), evict: evict})
+}
+
+// enterSticky is Enter for who is not gone when it is evicted. Such strangers
+// have half of all places, and of one address a quarter: they cannot shut
+// out the others, nor a few addresses the other ones.
+func (g *Gate) enterSticky(remote net.Addr, evict func()) (*Stranger, error) {
+	return g.enter(&Stranger{addr: origin(remote), since: time.Now(), evict: evict, sticky: true})
+}
+
+func (g *Gate) enter(s *Stranger) (*Stranger, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	same := func(o *Stranger) bool { return o.addr == s.addr }
 	anyone := func(*Stranger) bool { return true }
-	staying := func(o *Stranger) bool { return o.evict == nil }
-	if evict == nil && !g.makeRoom(staying, (g.most+1)/2) {
+	sticky := func(o *Stranger) bool { return o.sticky }
+	stickySame := func(o *Stranger) bool { return o.sticky && same(o) }
+	if s.sticky && (!g.makeRoom(stickySame, (g.mostPerAddr+3)/4) || !g.makeRoom(sticky, (g.most+1)/2)) {
 		return nil, errCrowded
 	}
 	if !g.makeRoom(same, g.mostPerAddr) || !g.makeRoom(anyone, g.most) {
@@ -77,8 +102,8 @@ func (g *Gate) makeRoom(kind func(*Stranger) bool, most int) bool {
 	if n < most {
 		return true
 	}
-	i := slices.IndexFunc(g.strangers, func(s *Stranger) bool { return kind(s) && s.evict != nil })
-	if i < 0 || time.Since(g.strangers[i].since) < evictAfter {
+	i := slices.IndexFunc(g.strangers, func(s *Stranger) bool { return kind(s) && time.Since(s.since) >= s.keeps() })
+	if i < 0 {
 		return false
 	}
 	g.strangers[i].evict()
@@ -86,11 +111,11 @@ func (g *Gate) makeRoom(kind func(*Stranger) bool, most int) bool {
 	return true
 }
 
-// evictable lets a stranger's place be taken after all.
-func (g *Gate) evictable(s *Stranger, evict func()) {
+// unstick says that a stranger is gone from now on when evict was called.
+func (g *Gate) unstick(s *Stranger, evict func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s.evict = evict
+	s.sticky, s.evict = false, evict
 }
 
 // Leave gives the place back. It may be called again, and after an eviction.

@@ -53,26 +53,36 @@ func TestGateBoundsStrangers(t *testing.T) {
 	})
 }
 
-// Who cannot be evicted keeps its place, and the next oldest gives way.
-func TestGatePassesOverWhoCannotBeEvicted(t *testing.T) {
+// Who is not gone at once keeps its place for longer, and the next oldest gives way.
+func TestGatePassesOverWhoIsNotGoneAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := NewGate(1, 1)
-		g.Enter(from("192.0.2.1:1"), nil)
-		time.Sleep(time.Minute)
-		if _, err := g.Enter(from("192.0.2.2:1"), nil); !errors.Is(err, errCrowded) {
-			t.Errorf("got %v", err)
+		g := NewGate(2, 2)
+		evicted := ""
+		g.enterSticky(from("192.0.2.1:1"), func() { evicted += "a" })
+		g.Enter(from("192.0.2.2:1"), func() { evicted += "b" })
+		time.Sleep(evictAfter)
+		g.Enter(from("192.0.2.3:1"), func() {})
+		time.Sleep(stickyAfter)
+		g.Enter(from("192.0.2.4:1"), func() {})
+		if evicted != "ba" {
+			t.Errorf("evicted %q", evicted)
 		}
 	})
 }
 
-// Strangers over QUIC, who cannot be evicted, leave half of the places to those
-// over TCP. Fails without the case of staying in Enter.
-func TestGateKeepsPlacesForWhoCanBeEvicted(t *testing.T) {
+// Strangers who are not gone at once leave half of the places to the others, and
+// three quarters of those of their address. Fails without the first case in enter.
+func TestGateKeepsPlacesForWhoIsGoneAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGate(4, 4)
-		for i, want := range []error{nil, nil, errCrowded} {
-			if _, err := g.Enter(from("192.0.2.1:1"), nil); !errors.Is(err, want) {
+		for i, want := range []error{nil, errCrowded} {
+			if _, err := g.enterSticky(from("192.0.2.1:1"), func() {}); !errors.Is(err, want) {
 				t.Errorf("stranger %d over QUIC: %v, want %v", i+1, err, want)
+			}
+		}
+		for i, want := range []error{nil, errCrowded} {
+			if _, err := g.enterSticky(from("192.0.2.3:1"), func() {}); !errors.Is(err, want) {
+				t.Errorf("stranger %d of another address over QUIC: %v, want %v", i+1, err, want)
 			}
 		}
 		for i := range 4 {

@@ -31,7 +31,7 @@ func ServeQUIC(ctx context.Context, pc net.PacketConn, cfg *tls.Config, opts Ser
 	config := quicConfig()
 	config.HandshakeIdleTimeout = s.opts.HandshakeTimeout / 2
 	config.MaxIncomingStreams = int64(s.opts.MaxStreams)
-	ln, err := transport.Listen(cfg, config)
+	ln, err := transport.ListenEarly(cfg, config) // so that whoever stalls in the handshake can be ended; config allows no 0-RTT
 	if err != nil {
 		return fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)
 	}
@@ -43,7 +43,7 @@ func ServeQUIC(ctx context.Context, pc net.PacketConn, cfg *tls.Config, opts Ser
 }
 
 // shutQUIC takes no more connections, and ends those that nobody has accepted.
-func shutQUIC(ln *quic.Listener) {
+func shutQUIC(ln *quic.EarlyListener) {
 	ln.Close()
 	for {
 		conn, err := ln.Accept(context.Background())
@@ -62,49 +62,75 @@ type newcomer struct {
 
 type newcomerKey struct{}
 
-// enterQUIC takes a place at the gate. It is given back when the connection is
-// accepted, or when it ends before that.
+// enterQUIC takes a place at the gate. It is given back when the handshake has
+// ended, or the connection before that. Until the client's first message is
+// complete, quic-go has nothing for us that could be closed: a canceled context
+// ends it when the client goes on with that message, and else its time does.
 func (s *server) enterQUIC(serving, conn context.Context, info *quic.ClientInfo) (context.Context, error) {
-	who, err := s.gate.Enter(info.RemoteAddr, nil)
+	trial, end := context.WithCancelCause(conn)
+	who, err := s.gate.enterSticky(info.RemoteAddr, func() { end(errEvicted) })
 	if err != nil {
+		end(nil)
 		s.refused(info.RemoteAddr, "quic", err)
 		return nil, err
 	}
 	n := &newcomer{who: who}
 	s.running.Add(1)
-	context.AfterFunc(conn, func() {
+	context.AfterFunc(trial, func() {
 		defer s.running.Done()
 		n.proven.Do(func() {
 			s.gate.Leave(who)
 			if serving.Err() == nil {
-				s.refused(info.RemoteAddr, "quic", context.Cause(conn))
+				s.refused(info.RemoteAddr, "quic", context.Cause(trial))
 			}
 		})
 	})
-	return context.WithValue(conn, newcomerKey{}, n), nil
+	return context.WithValue(trial, newcomerKey{}, n), nil
 }
 
-// leaveQUIC gives the place of a connection back whose handshake was good.
-func (s *server) leaveQUIC(conn *quic.Conn) {
-	if n, ok := conn.Context().Value(newcomerKey{}).(*newcomer); ok {
-		n.proven.Do(func() { s.gate.Leave(n.who) })
-	}
-}
-
-func (s *server) acceptQUIC(ctx context.Context, ln *quic.Listener) error {
+func (s *server) acceptQUIC(ctx context.Context, ln *quic.EarlyListener) error {
 	for {
 		conn, err := ln.Accept(ctx)
 		switch {
-		case err == nil && s.onTrial(conn.ConnectionState().TLS):
-			s.running.Go(func() { s.tryQUIC(ctx, conn) })
 		case err == nil:
-			s.leaveQUIC(conn)
-			s.running.Go(func() { s.serveQUIC(ctx, conn) })
+			s.running.Go(func() { s.welcomeQUIC(ctx, conn) })
 		case ctx.Err() != nil:
 			return nil
 		default:
 			return fmt.Errorf("accept QUIC on %s: %w", ln.Addr(), err)
 		}
+	}
+}
+
+// welcomeQUIC lets a stranger whose first message has come become a peer, in
+// the context of its trial, which the gate may end.
+func (s *server) welcomeQUIC(ctx context.Context, conn *quic.Conn) {
+	n := conn.Context().Value(newcomerKey{}).(*newcomer)
+	trial, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	s.gate.unstick(n.who, func() { end(errEvicted) })
+	if err := handshakeQUIC(trial, conn); err != nil {
+		conn.CloseWithError(0, err.Error())
+		return
+	}
+	n.proven.Do(func() {}) // the place is given back here
+	if s.onTrial(conn.ConnectionState().TLS) {
+		defer s.gate.Leave(n.who)
+		s.tryQUIC(ctx, trial, conn)
+		return
+	}
+	s.gate.Leave(n.who)
+	s.serveQUIC(ctx, conn)
+}
+
+func handshakeQUIC(trial context.Context, conn *quic.Conn) error {
+	select {
+	case <-conn.HandshakeComplete():
+		return nil
+	case <-conn.Context().Done():
+		return context.Cause(conn.Context())
+	case <-trial.Done():
+		return context.Cause(trial)
 	}
 }
 

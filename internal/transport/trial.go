@@ -32,15 +32,8 @@ func (s *server) try(ctx, trial context.Context, conn Conn) {
 }
 
 // tryQUIC takes the one stream of a connection.
-func (s *server) tryQUIC(ctx context.Context, conn *quic.Conn) {
+func (s *server) tryQUIC(ctx, trial context.Context, conn *quic.Conn) {
 	defer conn.CloseWithError(0, "")
-	trial, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	if n, ok := conn.Context().Value(newcomerKey{}).(*newcomer); ok {
-		n.proven.Do(func() {}) // the place is given back here
-		defer s.gate.Leave(n.who)
-		s.gate.evictable(n.who, func() { end(errEvicted) })
-	}
 	limit, cancel := context.WithTimeoutCause(trial, s.opts.TrialTimeout, fmt.Errorf("not done within %s", s.opts.TrialTimeout))
 	defer cancel()
 	stream, err := conn.AcceptStream(limit)
