@@ -17,36 +17,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
-
-	"poip/internal/audit"
 )
 
-// adminConnections bounds how many may be connected to the administration.
-const adminConnections = 64
-
-// openAdmin binds the socket of the administration.
+// openAdmin binds the socket of the administration, behind a hall.
 func (b *Broker) openAdmin(c AdminConfig) (net.Listener, error) {
-	if path, ok := c.socketPath(); ok {
-		ln, err := openSocket(path)
-		if err != nil {
-			return nil, err
-		}
-		return netutil.LimitListener(ln, adminConnections), nil
-	}
-	ln, err := b.opts.Listen("tcp", c.Listen)
+	ln, err := b.bindAdmin(c)
 	if err != nil {
 		return nil, err
 	}
-	ln = netutil.LimitListener(ln, adminConnections)
+	h := &hall{Listener: ln, gate: b.waiting, refused: b.refuseAtHall}
 	if !c.TLS {
-		return ln, nil
+		return h, nil
 	}
 	config, err := b.adminTLS(c)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	return tls.NewListener(ln, config), nil
+	return tls.NewListener(h, config), nil
+}
+
+func (b *Broker) bindAdmin(c AdminConfig) (net.Listener, error) {
+	if path, ok := c.socketPath(); ok {
+		return openSocket(path)
+	}
+	return b.opts.Listen("tcp", c.Listen)
 }
 
 // adminTLS lets in who may log in: what stands in VerifyConnection holds for
@@ -64,10 +58,6 @@ func (b *Broker) adminTLS(c AdminConfig) (*tls.Config, error) {
 	}
 	return guarded(config, func(state tls.ConnectionState) error {
 		_, _, err := b.certifiedCaller(&state)
-		var d denial
-		if errors.As(err, &d) {
-			b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Reason: d.text})
-		}
 		return err
 	}), nil
 }
@@ -123,6 +113,8 @@ func (s *unixSocket) Close() error {
 func (b *Broker) serveAdmin(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           b.adminPages(),
+		ConnContext:       withWaiter,
+		ConnState:         b.noteHandshake,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,

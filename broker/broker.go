@@ -20,11 +20,11 @@
 // connections beneath them (peer.go), opens doors (doors.go), lets subscribers
 // in (admit.go, analyst.go) and introduces them to each other (introduce.go).
 // Which analyst may read what is decided in members.go; how much strangers and
-// sensors may take, in limits.go and rate.go. The administration (admin.go) asks
-// who somebody is (desk.go), turns forgeries away (porter.go) and lets operators
-// act (actions.go). What the Broker counts can be read at status.go and
-// metrics.go, what it records for later at audit.go; what it remembers across a
-// restart is in state.go.
+// sensors may take, in limits.go and rate.go. The administration (admin.go) bounds
+// who waits there (hall.go), asks who somebody is (desk.go), turns forgeries away
+// (porter.go) and lets operators act (actions.go). What the Broker counts can be
+// read at status.go and metrics.go, what it records for later at audit.go; what it
+// remembers across a restart is in state.go.
 package broker
 
 import (
@@ -142,6 +142,7 @@ type Broker struct {
 	complaints complaints
 	gate       *transport.Gate         // strangers at the intake
 	lobby      *transport.Gate         // strangers at TLS listeners
+	waiting    *transport.Gate         // strangers at the administration
 	members    atomic.Pointer[members] // changes under mu
 	desk       *desk                   // of the administration
 	guard      *guard
@@ -196,6 +197,7 @@ func New(cfg Config, opts Options) (*Broker, error) {
 		rates:      make(map[auth.SensorName]*rate),
 		gate:       transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
 		lobby:      transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
+		waiting:    transport.NewGate(cfg.Limits.Pending, cfg.Limits.PendingPerAddress),
 		sockets:    make(map[string]*socket),
 		tallies:    make(map[string]*tally),
 	}

@@ -356,12 +356,12 @@ func callerOf(remote string) netip.Prefix {
 }
 
 // auditDenial notes who was turned away at the administration.
-func (b *Broker) auditDenial(r *http.Request, d denial) {
+func (b *Broker) auditDenial(remote string, d denial) {
 	if d.word == "" {
 		return
 	}
-	b.complaints.warn(b.log, "refused at the administration", "remote", r.RemoteAddr, "user", d.actor, "why", d.word, "reason", d.text)
-	b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Remote: r.RemoteAddr, Reason: d.text})
+	b.complaints.warn(b.log, "refused at the administration", "remote", remote, "user", d.actor, "why", d.word, "reason", d.text)
+	b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Remote: remote, Reason: d.text})
 }
 
 // hostPart is what stands before the port.

@@ -11,8 +11,9 @@ import (
 // This file is what strangers and peers may take, beside the intake's own
 // limits.
 
-// LimitsConfig is the table [relay.limits]: what strangers may take, whose
-// handshake has not ended. It holds for agents and for analysts each.
+// LimitsConfig is the table [relay.limits]: what strangers may take, who have
+// not proven who they are. It holds for agents, for analysts and at the
+// administration each.
 type LimitsConfig struct {
 	Pending           int `toml:"pending"`             // connections in all
 	PendingPerAddress int `toml:"pending_per_address"` // and from one address; of IPv6, one /64

@@ -28,7 +28,7 @@ func (b *Broker) porter(pages http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if err := b.admissible(r); err != nil {
-			b.auditDenial(r, denial{text: err.Error(), word: "forged"})
+			b.auditDenial(r.RemoteAddr, denial{text: err.Error(), word: "forged"})
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
@@ -102,6 +102,7 @@ func (b *Broker) only(least rank, next http.Handler) http.Handler {
 			b.deny(w, r, err)
 			return
 		}
+		recognize(r)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, name)))
 	})
 }
@@ -111,7 +112,7 @@ func (b *Broker) deny(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &d) {
 		b.log.Error("identify who asks the administration", "error", err)
 	}
-	b.auditDenial(r, d)
+	b.auditDenial(r.RemoteAddr, d)
 	switch d.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Basic realm="poip-relay", charset="UTF-8"`)

@@ -58,6 +58,7 @@ func (b *Broker) rearrange(cfg Config, plans []plan) (before Config, err error) 
 	b.desk.replace(desk)
 	b.gate.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
 	b.lobby.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
+	b.waiting.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
 	b.setRates(cfg.Intake.MaxRate)
 	b.regrant()
 	for _, st := range b.order {
