@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"poip/internal/audit"
 	"poip/internal/poiptest"
+	"poip/internal/wire"
 )
 
 // adminClient asks the administration over TLS.
@@ -172,4 +174,59 @@ func TestRefusedCertificatesAtTheAdministration(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer.Body.Close()
+}
+
+// TestCertificatesAtTheAdministrationDoNotStandForEver: on a connection that was
+// opened before, and at the next handshake. Without guard.verdict in
+// certifiedCaller a revoked operator goes on, without the look at NotAfter an
+// expired one.
+func TestCertificatesAtTheAdministrationDoNotStandForEver(t *testing.T) {
+	v := new(verdicts)
+	w := startWorld(t, testConfig(t, func(c *Config) {
+		c.Admin.TLS, c.Admin.ClientAuth = true, "cert"
+		c.Analysts = []AnalystConfig{{Name: "olaf", Streams: []string{"*/*"}, Admin: "operator"}}
+	}), func(o *Options) { o.Standing, o.Reload = v.judge, func() error { return nil } })
+	end := time.Now().Add(3 * time.Second)
+	shortly := func(c *x509.Certificate) { c.NotAfter = end }
+	revoked := w.keepAlive(w.as("olaf"))
+	expired := w.keepAlive(w.with(certificate(w.ca, shortly, "poip://analyst/olaf")))
+	for _, ask := range []func() int{revoked, expired} {
+		if got := ask(); got != 200 {
+			t.Fatalf("while the certificate stands: %d", got)
+		}
+	}
+	time.Sleep(time.Until(end.Truncate(time.Second).Add(time.Second))) // certificates have whole seconds
+	if got := expired(); got != 403 {
+		t.Errorf("an expired certificate: %d", got)
+	}
+	v.now.Store(&wire.Refusal{Code: wire.CodeRevoked, Reason: "the test says so"})
+	w.TrustChanged(nil)
+	if got := revoked(); got != 403 {
+		t.Errorf("a revoked certificate: %d", got)
+	}
+	if got := w.keepAlive(w.as("olaf"))(); got != 0 {
+		t.Errorf("a revoked certificate gets through the handshake: %d", got)
+	}
+}
+
+// keepAlive orders a reload as often as it is called, always on the connection
+// of the first time. 0: there was no answer.
+func (w *world) keepAlive(config *tls.Config) (ask func() int) {
+	dials := 0
+	over := &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+		if dials++; dials > 1 {
+			w.t.Error("the connection was not kept")
+		}
+		return tls.Dial("tcp", w.admin.Addr().String(), config)
+	}}
+	w.t.Cleanup(over.CloseIdleConnections)
+	return func() int {
+		answer, err := (&http.Client{Transport: over, Timeout: patience}).Post(w.adminURL("/api/v1/reload"), "application/json", nil)
+		if err != nil {
+			return 0
+		}
+		defer answer.Body.Close()
+		io.Copy(io.Discard, answer.Body)
+		return answer.StatusCode
+	}
 }
