@@ -139,11 +139,15 @@ func TestNothingIsForNobody(t *testing.T) {
 	}
 }
 
-// TestForgeries: requests that a browser was tricked into. Without admissible
-// they are answered.
+// TestForgeries: requests that an operator's browser was tricked into, and to
+// which it adds the password by itself. Each row fails without its line of
+// admissible; who asks might do everything.
 func TestForgeries(t *testing.T) {
 	path, auditing := withAudit(t)
-	w := startWorld(t, testConfig(t, func(c *Config) { c.Admin.Hosts = []string{"metrics.example"} }), auditing)
+	file := passwordFile(t, passwordLine("olaf", "operator", "olaf's secret"))
+	reloads := 0
+	w := startWorld(t, testConfig(t, func(c *Config) { c.Admin.Hosts, c.Admin.Passwords = []string{"metrics.example"}, file }), auditing,
+		func(o *Options) { o.Reload = func() error { reloads++; return nil } })
 	pages := w.adminPages()
 	for _, c := range []struct {
 		what, method, host string
@@ -158,7 +162,16 @@ func TestForgeries(t *testing.T) {
 		{"a rebound name", "GET", "evil.example:57080", nil, 403},
 		{"a name with ours in it", "GET", "relay.test.evil.example", nil, 403},
 		{"no name", "GET", "\x00", nil, 403},
-		{"the same origin", "POST", "127.0.0.1:57080", map[string]string{"Origin": "http://127.0.0.1:57080"}, 403 /* a viewer */},
+		{"the same origin", "POST", "127.0.0.1:57080", map[string]string{"Origin": "http://127.0.0.1:57080"}, 200},
+		{"the same site", "POST", "127.0.0.1:57080", map[string]string{"Sec-Fetch-Site": "same-origin"}, 200},
+		{"no page", "POST", "127.0.0.1:57080", nil, 200},
+		{"typed by hand", "POST", "127.0.0.1:57080", map[string]string{"Sec-Fetch-Site": "none"}, 200},
+		{"a rebound name", "POST", "evil.example:57080", nil, 403},
+		{"another origin", "POST", "127.0.0.1:57080", map[string]string{"Origin": "http://evil.example"}, 403},
+		{"another port", "POST", "127.0.0.1:57080", map[string]string{"Origin": "http://127.0.0.1:8000"}, 403},
+		{"another scheme", "POST", "127.0.0.1:57080", map[string]string{"Origin": "https://127.0.0.1:57080"}, 403},
+		{"no origin", "POST", "127.0.0.1:57080", map[string]string{"Origin": "null"}, 403},
+		{"another port of this host", "POST", "127.0.0.1:57080", map[string]string{"Sec-Fetch-Site": "same-site"}, 403},
 		{"another origin", "GET", "127.0.0.1:57080", map[string]string{"Origin": "http://evil.example"}, 403},
 		{"another port", "GET", "127.0.0.1:57080", map[string]string{"Origin": "http://127.0.0.1:8000"}, 403},
 		{"another scheme", "GET", "127.0.0.1:57080", map[string]string{"Origin": "https://127.0.0.1:57080"}, 403},
@@ -170,9 +183,13 @@ func TestForgeries(t *testing.T) {
 		if c.method == "POST" {
 			p = "/api/v1/reload"
 		}
-		got := asked{method: c.method, path: p, host: c.host, header: c.header}.of(pages)
+		before := reloads
+		got := asked{method: c.method, path: p, host: c.host, header: c.header, user: "olaf", password: "olaf's secret"}.of(pages)
 		if got.Code != c.want {
-			t.Errorf("%s: %d, want %d", c.what, got.Code, c.want)
+			t.Errorf("%s %s: %d, want %d", c.method, c.what, got.Code, c.want)
+		}
+		if acted := reloads > before; acted != (c.method == "POST" && c.want == 200) {
+			t.Errorf("%s %s: acted upon: %v", c.method, c.what, acted)
 		}
 		if csp := got.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || got.Header().Get("X-Frame-Options") != "DENY" {
 			t.Errorf("%s: policy %q", c.what, csp)
