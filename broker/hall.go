@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -32,7 +33,8 @@ type waiter struct {
 	hall  *hall
 	place *transport.Stranger
 
-	known, closed bool // guarded by hall.mu
+	login         [sha256.Size]byte // that was right last; owned by the goroutine that serves it
+	known, closed bool              // guarded by hall.mu
 }
 
 func (h *hall) Accept() (net.Conn, error) {
@@ -78,7 +80,7 @@ func (w *waiter) Close() error {
 
 type waiterKey struct{}
 
-// withWaiter lets recognize find the connection of a request; for http.Server.
+// withWaiter lets waiterOf find the connection of a request; for http.Server.
 func withWaiter(ctx context.Context, conn net.Conn) context.Context {
 	if secured, ok := conn.(*tls.Conn); ok {
 		conn = secured.NetConn()
@@ -86,11 +88,12 @@ func withWaiter(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, waiterKey{}, conn)
 }
 
-// recognize is told of a request by somebody who is known.
-func recognize(r *http.Request) {
+// waiterOf is the connection of a request, or one that is like new and nobody keeps.
+func waiterOf(r *http.Request) *waiter {
 	if w, ok := r.Context().Value(waiterKey{}).(*waiter); ok {
-		w.recognize()
+		return w
 	}
+	return &waiter{hall: new(hall), closed: true}
 }
 
 // noteHandshake says who did not get through the handshake; for http.Server.

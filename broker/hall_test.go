@@ -109,6 +109,59 @@ func (w *world) asksAs(user, password string) bool {
 	return err == nil && answer.StatusCode == 200
 }
 
+// TestWhoIsLoggedInStaysSo: an address that has failed too often is refused,
+// but not on a connection on which the same password was right before. On any
+// other, the answer to a right one would tell a guesser without a limit that it
+// is right. Without the look at waiter.login in desk.login a neighbor behind the
+// same address logs an operator out.
+func TestWhoIsLoggedInStaysSo(t *testing.T) {
+	file := passwordFile(t, passwordLine("olaf", "operator", "olaf's secret"), passwordLine("vera", "viewer", "vera's secret"))
+	w := newWorld(t, func(c *Config) { c.Admin.Passwords = file })
+	client := func() func(user, password string) int {
+		over := new(http.Transport)
+		t.Cleanup(over.CloseIdleConnections)
+		return func(user, password string) int {
+			r, err := http.NewRequest("GET", "http://"+w.admin.Addr().String()+"/metrics", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.SetBasicAuth(user, password)
+			answer, err := (&http.Client{Transport: over, Timeout: patience}).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answer.Body.Close()
+			io.Copy(io.Discard, answer.Body)
+			return answer.StatusCode
+		}
+	}
+	operator, neighbor := client(), client()
+	if got := operator("olaf", "olaf's secret"); got != 200 {
+		t.Fatal(got)
+	}
+	exhaust := func() {
+		for i := 0; neighbor("vera", "wrong") != 429; i++ {
+			if i > 2*loginBurst {
+				t.Fatal("tries are not limited")
+			}
+		}
+	}
+	exhaust()
+	if got := operator("olaf", "olaf's secret"); got != 200 {
+		t.Errorf("the operator is refused by %d", got)
+	}
+	for who, ask := range map[string]func() int{
+		"the right password on another connection": func() int { return client()("olaf", "olaf's secret") },
+		"a wrong password on the operator's":       func() int { return operator("olaf", "wrong") },
+		"another user's on the operator's":         func() int { return operator("vera", "vera's secret") },
+	} {
+		exhaust()
+		if got := ask(); got != 429 {
+			t.Errorf("%s: %d, want 429", who, got)
+		}
+	}
+}
+
 // TestTheKnownAreBoundedToo: who is known keeps its connection; when many are,
 // the next ones are held like strangers, and answered all the same.
 func TestTheKnownAreBoundedToo(t *testing.T) {

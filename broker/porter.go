@@ -102,7 +102,7 @@ func (b *Broker) only(least rank, next http.Handler) http.Handler {
 			b.deny(w, r, err)
 			return
 		}
-		recognize(r)
+		waiterOf(r).recognize()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, name)))
 	})
 }
