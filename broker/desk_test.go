@@ -33,7 +33,7 @@ func passwordLine(name, role, password string) string {
 	return fmt.Sprintf("%s:%s:$argon2id$v=19$m=8192,t=1,p=1$%s$%s\n", name, role, b64.EncodeToString(salt), b64.EncodeToString(hash))
 }
 
-func passwordFile(t *testing.T, lines ...string) string {
+func passwordFile(t testing.TB, lines ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "passwords")
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "")), 0o600); err != nil {
