@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,7 +15,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
+
+// adminConnections are served at a time; who comes then waits. One that says
+// nothing makes room after five seconds.
+const adminConnections = 32
 
 // An admin serves health, metrics and status, to whoever is on this machine.
 type admin struct {
@@ -36,7 +42,7 @@ func (a *Agent) listenAdmin() *admin {
 		return nil
 	}
 	a.log.Info("metrics and status are served", "address", ln.Addr().String())
-	return &admin{agent: a, listener: ln, log: a.log}
+	return &admin{agent: a, listener: netutil.LimitListener(ln, adminConnections), log: a.log}
 }
 
 func (ad *admin) close() {
@@ -66,9 +72,7 @@ func (ad *admin) serve(ctx context.Context) {
 	}
 }
 
-// pages has nothing that changes anything, and answers to requests for a
-// loopback name only: a page on the web could make a browser on this machine
-// ask, under a name of its own that resolves to us.
+// pages has nothing that changes anything.
 func (ad *admin) pages() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(meter{ad.agent}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -80,14 +84,34 @@ func (ad *admin) pages() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /api/v1/status", ad.status)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isLoopbackName(r.Host) {
-			http.Error(w, "ask for 127.0.0.1, [::1] or localhost", http.StatusForbidden)
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		if err := admissible(r); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store")
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// admissible wants requests for a loopback name, and none from another site's
+// page: a page on the web could make a browser on this machine ask, also under
+// a name of its own that resolves to us.
+func admissible(r *http.Request) error {
+	if !isLoopbackName(r.Host) {
+		return errors.New("ask for 127.0.0.1, [::1] or localhost")
+	}
+	for i, origin := range r.Header.Values("Origin") {
+		if i > 0 || !strings.EqualFold(origin, "http://"+r.Host) {
+			return errors.New("the request comes from another site's page")
+		}
+	}
+	return nil
 }
 
 func (ad *admin) status(w http.ResponseWriter, _ *http.Request) {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -132,4 +134,71 @@ func TestAgentAnswersWhileItRuns(t *testing.T) {
 	}
 	stop()
 	<-served
+}
+
+// TestTheAdminTellsOtherSitesNothing: not to a page of another site in a browser
+// on this machine, and a browser does nothing with an answer but show it. Each
+// row fails without its line of admissible.
+func TestTheAdminTellsOtherSitesNothing(t *testing.T) {
+	a := New(Config{}, "branch-7", "test", slog.New(slog.DiscardHandler))
+	pages := (&admin{agent: a, log: a.log}).pages()
+	for _, c := range []struct {
+		host    string
+		origins []string
+		want    int
+	}{
+		{"127.0.0.1:57081", nil, http.StatusOK},
+		{"localhost:57081", []string{"http://localhost:57081"}, http.StatusOK},
+		{"evil.example", nil, http.StatusForbidden},
+		{"127.0.0.1:57081", []string{"http://evil.example"}, http.StatusForbidden},
+		{"127.0.0.1:57081", []string{"http://127.0.0.1:8000"}, http.StatusForbidden},
+		{"127.0.0.1:57081", []string{"https://127.0.0.1:57081"}, http.StatusForbidden},
+		{"127.0.0.1:57081", []string{"null"}, http.StatusForbidden},
+		{"127.0.0.1:57081", []string{"http://127.0.0.1:57081", "http://evil.example"}, http.StatusForbidden},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "http://"+c.host+"/api/v1/status", nil)
+		r.Header["Origin"] = c.origins
+		answer := httptest.NewRecorder()
+		pages.ServeHTTP(answer, r)
+		if answer.Code != c.want {
+			t.Errorf("%s from %q: %d, want %d", c.host, c.origins, answer.Code, c.want)
+		}
+		if csp := answer.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") {
+			t.Errorf("%s from %q: policy %q", c.host, c.origins, csp)
+		}
+	}
+}
+
+// TestTheAdminsConnectionsAreBounded: those beyond wait for a place.
+func TestTheAdminsConnectionsAreBounded(t *testing.T) {
+	a := New(Config{Admin: AdminConfig{Listen: "127.0.0.1:0"}}, "branch-7", "test", slog.New(slog.DiscardHandler))
+	ad := a.listenAdmin()
+	defer ad.close()
+	served := make(chan net.Conn, 2*adminConnections)
+	go func() {
+		for {
+			conn, err := ad.listener.Accept()
+			if err != nil {
+				close(served)
+				return
+			}
+			served <- conn
+		}
+	}()
+	for range adminConnections + 5 {
+		conn, err := net.Dial("tcp", ad.listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	for range adminConnections {
+		defer (<-served).Close()
+	}
+	select {
+	case conn := <-served:
+		conn.Close()
+		t.Error("there is no bound")
+	case <-time.After(100 * time.Millisecond):
+	}
 }
