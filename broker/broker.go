@@ -246,7 +246,8 @@ func (b *Broker) open(plans []plan) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.arrange(plans)
+	_, err = b.arrange(plans)
+	return err
 }
 
 // shut closes every socket that is open.

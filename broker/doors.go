@@ -14,26 +14,40 @@ import (
 // This file is which listeners there are, and which of their doors are open.
 
 // arrange makes the listeners be what the plans say, or changes nothing. For
-// holders of mu.
-func (b *Broker) arrange(plans []plan) error {
+// holders of mu. It returns the plans of those listeners that go on.
+func (b *Broker) arrange(plans []plan) (former map[*listener]*plan, err error) {
 	assigned := clonePorts(b.ports)
 	next, err := b.listenersFor(plans)
 	if err != nil {
 		b.ports = assigned
-		return err
+		return nil, err
 	}
 	sockets, fresh, err := b.socketsFor(next)
 	if err != nil {
 		b.ports = assigned
-		return err
+		return nil, err
 	}
 	b.retireListeners(next)
+	former = make(map[*listener]*plan)
 	for i, l := range next {
-		l.plan.Store(&plans[i])
+		former[l] = l.plan.Swap(&plans[i])
 	}
 	b.listeners = next
 	b.useSockets(sockets, fresh)
-	return nil
+	b.rehang()
+	return former, nil
+}
+
+// rehang gives the listeners that have a door for each stream those of the
+// streams that they offer now.
+func (b *Broker) rehang() {
+	for _, l := range b.listeners {
+		p := l.plan.Load()
+		b.closeDoors(l, func(name auth.StreamName) bool { return !p.matches(name) })
+	}
+	for _, st := range b.order {
+		b.openDoors(st)
+	}
 }
 
 // useSockets gives each door its socket, and closes those that none wants.
@@ -133,14 +147,23 @@ func (b *Broker) newDoorFor(l *listener, name auth.StreamName) *door {
 		taken := slices.Collect(maps.Values(ports))
 		for port = p.low; slices.Contains(taken, port); port++ {
 			if port == p.high {
-				l.unserved[name] = true
-				l.log.Warn("no port is left in the range for a stream; widen it", "range", p.config.Listen, "sensor", string(name.Sensor), "stream", string(name.Capture))
+				l.unserve(name)
 				return nil
 			}
 		}
+		delete(l.unserved, name)
 		ports[name.String()] = port
 	}
 	return l.newDoor(name, port)
+}
+
+// unserve notes that a stream has no door.
+func (l *listener) unserve(name auth.StreamName) {
+	if l.unserved[name] {
+		return
+	}
+	l.unserved[name] = true
+	l.log.Warn("no port is left in the range for a stream; widen it", "range", l.plan.Load().config.Listen, "sensor", string(name.Sensor), "stream", string(name.Capture))
 }
 
 // socketsFor finds or binds the sockets of all doors. One of a stream that
@@ -236,22 +259,31 @@ func (b *Broker) openDoor(d *door) {
 	d.listener.log.Info("a stream has a port of its own", "sensor", string(d.stream.Sensor), "stream", string(d.stream.Capture), "address", k.ln.Addr().String())
 }
 
-// closeDoors removes the doors of a stream that is forgotten, and frees their
-// ports; for holders of mu.
-func (b *Broker) closeDoors(name auth.StreamName) {
-	for _, l := range b.listeners {
-		delete(l.unserved, name)
-		for _, d := range l.doors {
-			if d.stream != name {
-				continue
-			}
-			d.close()
-			if d.socket != nil {
-				delete(b.sockets, d.key())
-				d.socket.ln.Close()
-			}
+// closeDoors removes the doors that a listener has for these streams alone;
+// for holders of mu.
+func (b *Broker) closeDoors(l *listener, of func(auth.StreamName) bool) {
+	if !l.plan.Load().config.Each {
+		return
+	}
+	maps.DeleteFunc(l.unserved, func(name auth.StreamName, _ bool) bool { return of(name) })
+	for _, d := range l.doors {
+		if !of(d.stream) {
+			continue
 		}
-		l.doors = slices.DeleteFunc(l.doors, func(d *door) bool { return d.stream == name && l.plan.Load().config.Each })
+		d.close()
+		if d.socket != nil {
+			delete(b.sockets, d.key())
+			d.socket.ln.Close()
+		}
+	}
+	l.doors = slices.DeleteFunc(l.doors, func(d *door) bool { return of(d.stream) })
+}
+
+// freePorts closes the doors of a stream that is forgotten, and has others use
+// their ports; for holders of mu.
+func (b *Broker) freePorts(name auth.StreamName) {
+	for _, l := range b.listeners {
+		b.closeDoors(l, func(n auth.StreamName) bool { return n == name })
 	}
 	for _, ports := range b.ports {
 		delete(ports, name.String())

@@ -30,11 +30,11 @@ func (b *Broker) attach(s *subscriber, d *door) error {
 	return nil
 }
 
-// showMore shows a subscriber what a reload has granted it beyond what it had;
+// showMore shows a subscriber what a reload has given it beyond what it had;
 // for holders of mu.
-func (b *Broker) showMore(d *door, s *subscriber, had auth.Grant) {
+func (b *Broker) showMore(d *door, s *subscriber, had map[auth.StreamName]bool) {
 	for _, st := range b.order {
-		if d.offers(s, st.name) && !had.Has(st.name) {
+		if d.offers(s, st.name) && !had[st.name] {
 			b.introduce(d, s, st, s.outsets.of(st))
 			s.notify()
 		}

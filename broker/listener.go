@@ -99,11 +99,14 @@ func (d *door) key() string {
 }
 
 // takes says whether the door offers the stream.
-func (d *door) takes(name auth.StreamName) bool {
-	if d.listener.plan.Load().config.Each {
+func (d *door) takes(name auth.StreamName) bool { return d.takesBy(d.listener.plan.Load(), name) }
+
+// takesBy is takes by this plan of the listener's.
+func (d *door) takesBy(p *plan, name auth.StreamName) bool {
+	if p.config.Each {
 		return d.stream == name
 	}
-	return d.listener.plan.Load().matches(name)
+	return p.matches(name)
 }
 
 // takeSlot finds the lowest free number; for holders of Broker.mu.

@@ -217,7 +217,12 @@ func TestReload(t *testing.T) {
 		{name: "allow, still allowed", change: func(c *Config) { c.Listeners[0].Allow = []string{"127.0.0.1/32"} }, stays: true},
 		{name: "allow, no more", change: func(c *Config) { c.Listeners[0].Allow = []string{"192.0.2.0/24"} }},
 		{name: "format", change: func(c *Config) { c.Listeners[0].Format = "pcap-ns" }},
-		{name: "streams", change: func(c *Config) { c.Listeners[0].Streams = []string{"s/*"} }},
+		{name: "streams, still offered", change: func(c *Config) { c.Listeners[0].Streams = []string{"s/*"} }, stays: true},
+		{name: "streams, no more", change: func(c *Config) { c.Listeners[0].Streams = []string{"t/*"} }},
+		{name: "start", change: func(c *Config) { c.Listeners[0].Start = "oldest" }, stays: true},
+		{name: "end", change: func(c *Config) { c.Listeners[0].End = "close" }, stays: true},
+		{name: "overflow", change: func(c *Config) { c.Listeners[0].Overflow = "disconnect" }, stays: true},
+		{name: "write_buffer", change: func(c *Config) { c.Listeners[0].WriteBuffer = 64 << 10 }, stays: true},
 		{name: "tls", change: func(c *Config) { c.Listeners[0].TLS = true }},
 		{name: "removed", change: func(c *Config) { c.Listeners = nil }},
 		{name: "invalid", change: func(c *Config) { c.Listeners[0].Overflow = "drop" }, stays: true, fails: "key overflow"},
@@ -269,6 +274,59 @@ func TestReload(t *testing.T) {
 			}
 			w.analyst(before).header()
 		})
+	}
+}
+
+func TestReloadShowsAReaderTheStreamsThatItsListenerGets(t *testing.T) {
+	w := newWorld(t, nil, plain("p", func(l *ListenerConfig) { l.Streams = []string{"s/a"} }))
+	a, b := w.agent("s/a"), w.agent("s/b")
+	r := w.analyst(w.address("p"))
+	r.header()
+	b.packets("not offered")
+	b.acked(1)
+	next := w.cfg
+	next.Listeners = []ListenerConfig{plain("p")}
+	if err := w.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	b.packets("of b")
+	r.want("of b")
+	a.packets("of a")
+	r.want("of a")
+	if err := w.Reload(w.cfg); err != nil {
+		t.Fatal(err)
+	}
+	r.ends()
+	w.eventually("the reason", func() bool { return strings.Contains(w.logs.String(), `reason="a stream is no longer granted"`) })
+}
+
+func TestReloadOfStreamsThatHaveAPortEach(t *testing.T) {
+	first := ports(t, 3)
+	offering := func(streams ...string) ListenerConfig {
+		l := each(first, 3)
+		l.Streams = streams
+		return l
+	}
+	w := newWorld(t, nil, offering("s/a", "s/b"))
+	a := w.agent("s/a")
+	w.agent("s/b")
+	w.agent("s/c")
+	stays, goes := w.analyst(w.address("each", "s/a")), w.analyst(w.address("each", "s/b"))
+	stays.header()
+	goes.header()
+	closed := w.address("each", "s/b")
+	next := w.cfg
+	next.Listeners = []ListenerConfig{offering("s/a", "s/c")}
+	if err := w.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	goes.ends()
+	a.packets("after")
+	stays.want("after")
+	w.analyst(w.address("each", "s/c")).header()
+	if conn, err := net.Dial("tcp", closed); err == nil {
+		conn.Close()
+		t.Error("the port of a stream that is not offered any more is open")
 	}
 }
 

@@ -125,10 +125,13 @@ func (v *visit) note(name auth.StreamName) {
 // offers says whether the subscriber may read the stream behind this door: both
 // the listener and the analyst have to be granted it. For holders of Broker.mu.
 func (d *door) offers(s *subscriber, name auth.StreamName) bool {
-	if !d.takes(name) {
-		return false
-	}
-	return s == nil || s.visit.visitor == nil || s.visit.visitor.grant.Has(name)
+	return d.takes(name) && (s == nil || s.visit.may(name))
+}
+
+// may says whether the visit is one of somebody who may read the stream where
+// it is offered. For holders of Broker.mu.
+func (v *visit) may(name auth.StreamName) bool {
+	return v.visitor == nil || v.visitor.grant.Has(name)
 }
 
 // meets says whether there can be a stream that the door has and the grant too.
@@ -245,35 +248,38 @@ func (b *Broker) countOut(v *visitor) {
 // crowded is an error about a limit.
 type crowded struct{ error }
 
-// regrant gives those who are connected what the configuration has for them now. Who
-// has lost a stream that it was shown is sent home, and comes back without;
-// who has got one more gets it; nobody else notices. For holders of mu.
-func (b *Broker) regrant() {
+// regrant gives those who are connected what the configuration has for them
+// now, by their listener and by their grant. Who has lost a stream that it was shown is sent home, and comes back without;
+// who has got one more gets it; nobody else notices. The former plans are those of
+// the listeners. For holders of mu.
+func (b *Broker) regrant(former map[*listener]*plan) {
 	for _, l := range b.listeners {
 		for _, d := range l.doors {
 			for s := range d.subscribers {
-				b.regrantOne(d, s)
+				b.regrantOne(d, s, former[l])
 			}
 		}
 	}
 }
 
-func (b *Broker) regrantOne(d *door, s *subscriber) {
-	v := s.visit.visitor
-	if v == nil {
-		return
+func (b *Broker) regrantOne(d *door, s *subscriber, former *plan) {
+	had := make(map[auth.StreamName]bool)
+	for _, st := range b.order {
+		had[st.name] = d.takesBy(former, st.name) && s.visit.may(st.name)
 	}
-	fresh, err := b.identify(d, v.chain)
-	if err != nil {
-		s.dismiss(err.Error())
-		return
+	if v := s.visit.visitor; v != nil {
+		fresh, err := b.identify(d, v.chain)
+		if err != nil {
+			s.dismiss(err.Error())
+			return
+		}
+		v.grant = fresh.grant
 	}
-	had := v.grant
-	v.grant = fresh.grant
-	lost := func(st *stream) bool { return d.takes(st.name) && had.Has(st.name) && !fresh.grant.Has(st.name) }
-	if slices.ContainsFunc(b.order, lost) {
-		s.dismiss("a stream is no longer granted")
-		return
+	for name, had := range had {
+		if had && !d.offers(s, name) {
+			s.dismiss("a stream is no longer granted")
+			return
+		}
 	}
 	b.showMore(d, s, had)
 }

@@ -142,14 +142,13 @@ func (p plan) address(port uint16) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
-// serves says whether a listener of this plan could go on as one of q without
-// its connections noticing: only who may connect, and how many, differs.
+// serves says whether a listener of this plan could go on as one of q, and its
+// connections with it: where it listens, and what they were given at their
+// beginning and cannot be given otherwise now, is the same. What else differs
+// is for those that come, or is settled by regrant and sendHome.
 func (p plan) serves(q plan) bool {
-	a, b := p.config, q.config
-	a.Allow, b.Allow = nil, nil
-	a.Deny, b.Deny = nil, nil
-	a.MaxConnections, b.MaxConnections = 0, 0
-	a.Streams, b.Streams = nil, nil
-	a.AllowPlaintext, b.AllowPlaintext = false, false
-	return fmt.Sprint(a) == fmt.Sprint(b) && slices.Equal(p.config.Streams, q.config.Streams)
+	fixed := func(l ListenerConfig) string {
+		return fmt.Sprint(l.Name, l.Listen, l.Each, l.TLS, l.ClientAuth, l.Format, l.Snaplen)
+	}
+	return fixed(p.config) == fixed(q.config)
 }

@@ -238,7 +238,7 @@ func (b *Broker) forget(st *stream) {
 	if st.history != nil {
 		b.archive.leave(st.history)
 	}
-	b.closeDoors(st.name)
+	b.freePorts(st.name)
 }
 
 // ringFor returns the ring for a stream's packets, and whether what has to be

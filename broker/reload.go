@@ -8,7 +8,8 @@ import (
 )
 
 // Reload puts another configuration in force, all of it or, when it returns an
-// error, nothing. Connections that it still allows notice nothing.
+// error, nothing. Connections that it still allows notice nothing, unless their
+// listener listens elsewhere now, or speaks or writes in another way.
 func (b *Broker) Reload(cfg Config) error {
 	plans, err := cfg.compile()
 	if err != nil {
@@ -49,9 +50,10 @@ func (b *Broker) rearrange(cfg Config, plans []plan) (before Config, err error) 
 	if err := b.config.fixed(cfg); err != nil {
 		return before, err
 	}
-	former := b.members.Swap(&analysts) // before the doors of new listeners are open
-	if err := b.arrange(plans); err != nil {
-		b.members.Store(former)
+	members := b.members.Swap(&analysts) // before the doors of new listeners are open
+	former, err := b.arrange(plans)
+	if err != nil {
+		b.members.Store(members)
 		return before, err
 	}
 	before, b.config = b.config, cfg
@@ -60,7 +62,7 @@ func (b *Broker) rearrange(cfg Config, plans []plan) (before Config, err error) 
 	b.lobby.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
 	b.waiting.Resize(cfg.Limits.Pending, cfg.Limits.PendingPerAddress)
 	b.setRates(cfg.Intake.MaxRate)
-	b.regrant()
+	b.regrant(former)
 	for _, st := range b.order {
 		st.ring.setLimit(int(cfg.Stream.Memory))
 	}

@@ -32,7 +32,8 @@ stopped.
 
 SIGHUP reads the configuration and the certificates again, all or nothing:
 when anything is wrong, it says so and the old ones stay in force. Connections
-that are still allowed are not disturbed. SIGTERM and SIGINT end it in order,
+that are still allowed are not disturbed, unless name, listen, each, tls,
+client_auth, format or snaplen of their listener has changed. SIGTERM and SIGINT end it in order,
 within five seconds: agents are told, analysts get what has arrived.`,
 		Example: "  poip-relay run --config /var/lib/poip-relay/relay.toml",
 		Args:    cobra.NoArgs,
