@@ -115,14 +115,42 @@ func TestAdminAnswersLoopbackNamesAndGETOnly(t *testing.T) {
 
 func TestCommands(t *testing.T) {
 	at := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
-	if got := commands(at("192.0.2.1:57012"), false, false); got[0] != "wireshark -k -i TCP@192.0.2.1:57012" {
+	from := func(networks ...string) plan {
+		p, err := plain("p", func(l *ListenerConfig) { l.Allow = networks }).compile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if got := from("192.0.2.0/24").commands(at("192.0.2.1:57012")); got[0] != "wireshark -k -i TCP@192.0.2.1:57012" {
 		t.Error(got)
 	}
-	if got := commands(at("[2001:db8::1]:57012"), false, false); got[1] != "tshark -i 'TCP@[2001:db8::1]:57012'" {
+	if got := from("2001:db8::/64").commands(at("[2001:db8::1]:57012")); got[1] != "tshark -i 'TCP@[2001:db8::1]:57012'" {
 		t.Error(got)
 	}
-	if got := commands(at("[::1]:57013"), true, false); got[0] != "ncat --ssl --recv-only ::1 57013 | wireshark -k -i -" {
+	encrypted := from("::1/128")
+	encrypted.config.TLS = true
+	if got := encrypted.commands(at("[::1]:57013")); got[0] != "ncat --ssl --recv-only ::1 57013 | wireshark -k -i -" {
 		t.Error(got)
+	}
+	for _, c := range []struct {
+		listen, allow string
+		want          []string
+	}{
+		{"[::]:57012", "127.0.0.0/8 ::1/128", []string{"TCP@127.0.0.1:57012", "'TCP@[::1]:57012'"}},
+		{"[::]:57012", "127.0.0.1/32", []string{"TCP@127.0.0.1:57012"}},
+		{"0.0.0.0:57012", "127.0.0.0/8 ::1/128", []string{"TCP@127.0.0.1:57012"}},
+		{"[::]:57012", "", nil},
+	} {
+		var sources []string
+		for _, line := range from(strings.Fields(c.allow)...).commands(at(c.listen)) {
+			if source, ok := strings.CutPrefix(line, "tshark -i "); ok {
+				sources = append(sources, source)
+			}
+		}
+		if !slices.Equal(sources, c.want) {
+			t.Errorf("listen %s, allow %q: %q, want %q", c.listen, c.allow, sources, c.want)
+		}
 	}
 	own := []net.Addr{
 		&net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)},

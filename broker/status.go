@@ -210,7 +210,7 @@ func (b *Broker) doorStatus(d *door, l *ListenerStatus) DoorStatus {
 	}
 	if d.socket != nil {
 		out.Address = d.socket.ln.Addr().String()
-		out.Commands = commands(d.socket.ln.Addr(), l.TLS, l.ClientAuth == "cert")
+		out.Commands = d.listener.plan.Load().commands(d.socket.ln.Addr())
 	} else if d.bindError != nil {
 		out.Error = d.bindError.Error()
 	}
