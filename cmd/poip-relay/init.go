@@ -46,8 +46,8 @@ the next one. Agents and analysts notice no difference.`,
 			fmt.Fprintf(cmd.OutOrStdout(), `made the CA, the relay's certificate and relay.toml in %[1]s
 
 next:
-  poip-relay run --config %[2]s
   poip-relay token SENSOR --data %[1]s     one line, by which a sensor joins
+  poip-relay run --config %[2]s
 `, data, filepath.Join(data, "relay.toml"))
 			if offline != "" {
 				fmt.Fprintf(cmd.OutOrStdout(), "\nthe CA's key is in %[1]s: keep it off this machine; it is needed for `poip-relay ca issuer` within two years\n", offline)
