@@ -96,7 +96,12 @@ func closes(t *testing.T, s StreamStatus) {
 
 func TestFileIsDeliveredAndItsEndIsFinal(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
-		a := testAgent(t, relay, map[string]capture.Source{"file": file(5000, 1400)})
+		a := testAgent(t, relay, map[string]capture.Source{"file": sourceFunc(func(_ context.Context, open func(capture.Info) capture.Sink) error {
+			sink := open(ethernet)
+			packets(sink, 0, 5000, 1400)
+			sink.Empty()
+			return nil
+		})})
 		if err := a.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -112,6 +117,9 @@ func TestFileIsDeliveredAndItsEndIsFinal(t *testing.T) {
 		h := ep.hello
 		if h.Version != 1 || h.LinkType != pcap.LinkEthernet || h.Snaplen != 262144 || h.Interface != "eth0" || h.Agent != "poip-agent test" || h.Epoch == (wire.Epoch{}) {
 			t.Errorf("hello %+v", h)
+		}
+		if n := len(ep.stats); n < 2 || ep.stats[n-1].Captured != 5000 || ep.stats[n-1].Empty != 1 {
+			t.Errorf("statistics %+v", ep.stats)
 		}
 		status := a.Status()[0]
 		closes(t, status)

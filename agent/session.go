@@ -144,6 +144,10 @@ func (s *session) hello(ctx context.Context, hello wire.Hello) error {
 func (s *session) stream(ctx context.Context, ep *epoch) error {
 	alive := time.NewTicker(min(wire.SignOfLife, s.patience()/3))
 	defer alive.Stop()
+	s.report(ep)
+	if err := s.write(s.scratch); err != nil {
+		return err
+	}
 	for {
 		var err error
 		what, it := s.queue.take(ep)
@@ -202,18 +206,25 @@ func (s *session) item(it *item) error {
 	return s.write(s.queue.sealed(it))
 }
 
+// end has the relay's view of our counters end with what they came to.
 func (s *session) end(ep *epoch) error {
-	s.scratch = wire.AppendEnd(s.scratch[:0], wire.End{Next: ep.next, Final: ep.final})
+	s.report(ep)
+	s.scratch = wire.AppendEnd(s.scratch, wire.End{Next: ep.next, Final: ep.final})
 	return s.write(s.scratch)
 }
 
 func (s *session) stats(ep *epoch) error {
 	s.pulse()
-	s.scratch = wire.AppendStats(s.scratch[:0], s.queue.stats(ep, time.Now().UnixNano()))
+	s.report(ep)
 	if request := s.renewal.ask(s); request != nil {
 		s.scratch = wire.AppendRenew(s.scratch, wire.Renew{Request: request})
 	}
 	return s.write(s.scratch)
+}
+
+// report begins scratch with the counters.
+func (s *session) report(ep *epoch) {
+	s.scratch = wire.AppendStats(s.scratch[:0], s.queue.stats(ep, time.Now().UnixNano()))
 }
 
 func (s *session) write(frame []byte) error {

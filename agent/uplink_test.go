@@ -206,12 +206,15 @@ func TestSignsOfLifeAreSentAndTaken(t *testing.T) {
 		defer cancel()
 		u.run(ctx)
 		stats := relay.stream("s/eth0").epochs[0].stats
-		if relay.sessions != 1 || len(stats) != 12 {
+		if relay.sessions != 1 || len(stats) != 13 {
 			t.Errorf("in a quiet minute %d statistics in %d sessions", len(stats), relay.sessions)
 		}
-		want := wire.Stats{SentAt: stats[0].SentAt, Captured: 6, Lost: 5, Empty: 1}
-		if stats[0] != want {
-			t.Errorf("statistics %+v, want %+v", stats[0], want)
+		if s := stats[0]; s.Captured != 6 || s.QueuedPackets != 1 {
+			t.Errorf("statistics at the beginning: %+v", s)
+		}
+		want := wire.Stats{SentAt: stats[1].SentAt, Captured: 6, Lost: 5, Empty: 1}
+		if stats[1] != want {
+			t.Errorf("statistics %+v, want %+v", stats[1], want)
 		}
 		if gap := stats[1].SentAt - stats[0].SentAt; gap != int64(wire.SignOfLife) {
 			t.Errorf("%v from one to the next", time.Duration(gap))
@@ -249,7 +252,7 @@ func TestABusySessionSendsStatisticsToo(t *testing.T) {
 		}()
 		u.run(t.Context())
 		<-done
-		if n := len(relay.stream("s/eth0").epochs[0].stats); n < 3 || n > 4 {
+		if n := len(relay.stream("s/eth0").epochs[0].stats); n < 5 || n > 6 {
 			t.Errorf("%d statistics in 20 s", n)
 		}
 	})
@@ -264,7 +267,7 @@ func TestIdleOfTheRelayIsKept(t *testing.T) {
 		if took := time.Since(began); err == nil || took != 3*time.Second {
 			t.Errorf("after %v: %v", took, err)
 		}
-		if n := len(relay.stream("s/eth0").epochs[0].stats); n < 2 || n > 3 {
+		if n := len(relay.stream("s/eth0").epochs[0].stats); n < 3 || n > 4 {
 			t.Errorf("%d statistics in 3 s", n)
 		}
 	})

@@ -113,6 +113,17 @@ func TestAdminAnswersLoopbackNamesAndGETOnly(t *testing.T) {
 	}
 }
 
+func TestAgentCountersOutliveTheEpoch(t *testing.T) {
+	w := newWorld(t, nil)
+	a := w.agent("s/c")
+	a.packets("one", "two")
+	a.send(wire.AppendStats(nil, wire.Stats{Captured: 2, Empty: 1, QueuedPackets: 2, QueuedBytes: 65536}))
+	a.end(true)
+	if got, want := w.streamStatus("s/c").Counters, (AgentCounters{Captured: 2, Empty: 1}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
 func TestCommands(t *testing.T) {
 	at := func(s string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 	from := func(networks ...string) plan {

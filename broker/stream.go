@@ -118,6 +118,7 @@ func (s *stream) end(e *epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.over = true
+	s.stats.QueuedPackets, s.stats.QueuedBytes = 0, 0 // what it counted was on its way, and is here now
 }
 
 // remember has the stream know what its history knows, and returns the link
