@@ -143,18 +143,22 @@ func (c *capturing) newStream(sub string) (*stream, error) {
 	return s, nil
 }
 
-// undelivered is the error of a file that the agent was stopped in the midst
-// of, once all is over. (Other captures have no end, or are at the other end of
-// a pipe that is stopped too.)
+// undelivered is the error of what has gone nowhere, once all is over: of a
+// file, which can be read again, whatever is not acknowledged or was not even
+// read; of other captures, what no spool keeps.
 func (c *capturing) undelivered() error {
-	if c.config.File == "" {
-		return nil
-	}
-	var left uint64
+	var left, lost uint64
 	for _, s := range c.streams {
-		left += s.status().Queued
+		n := s.status().Queued
+		left += n
+		if !s.kept() {
+			lost += n
+		}
 	}
-	if left > 0 || c.stopped {
+	switch {
+	case c.config.File == "" && lost > 0:
+		return fmt.Errorf("capture %s: %d packets are lost: no relay has acknowledged them, and no spool keeps them; give the agent a spool, for it to send them when it runs again", c.config.Name, lost)
+	case c.config.File != "" && (left > 0 || c.stopped):
 		return fmt.Errorf("capture %s: stopped before it was delivered; %d packets that were read are not acknowledged", c.config.Name, left)
 	}
 	return nil

@@ -88,7 +88,7 @@ func (s *stream) deliver(ctx context.Context) {
 	status := s.status()
 	log := s.log.With("captured", status.Captured, "acknowledged", status.Acknowledged, "lost", status.LostPackets(), "empty", status.Empty)
 	switch {
-	case status.Queued > 0 && s.spool != nil && s.spool.safe:
+	case status.Queued > 0 && s.kept():
 		log.Info("stream ends with packets that are kept on disk, to be sent when the agent runs again", "left", status.Queued)
 		return
 	case status.Queued > 0:
@@ -97,6 +97,9 @@ func (s *stream) deliver(ctx context.Context) {
 	}
 	log.Info("stream ended")
 }
+
+// kept says whether what is left at the end is on disk.
+func (s *stream) kept() bool { return s.spool != nil && s.spool.safe }
 
 func (s *stream) status() StreamStatus {
 	s.uplink.mu.Lock()
