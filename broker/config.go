@@ -194,7 +194,7 @@ func (c Config) compile() ([]plan, error) {
 	for i, l := range c.Listeners {
 		p, err := l.compile()
 		if err != nil {
-			errs = append(errs, fmt.Errorf("listener %d %q: %w", i+1, l.Name, err))
+			errs = append(errs, config.Within(fmt.Sprintf("listener %d %q", i+1, l.Name), err))
 			continue
 		}
 		if names[l.Name] {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"poip/auth"
+	"poip/internal/config"
 )
 
 // This file is who analysts are, by certificate, and what that grants them.
@@ -42,7 +43,7 @@ func (c Config) compileMembers() (members, error) {
 	for i, a := range c.Analysts {
 		name, m, err := a.compile()
 		if err != nil {
-			errs = append(errs, fmt.Errorf("analyst %d %q: %w", i+1, a.Name, err))
+			errs = append(errs, config.Within(fmt.Sprintf("analyst %d %q", i+1, a.Name), err))
 			continue
 		}
 		if out[name] != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 
@@ -50,7 +51,7 @@ Capturing from an interface needs CAP_NET_RAW and nothing more;
 			if err != nil {
 				return err
 			}
-			return run(cmd.Context(), cfg, cmd.InOrStdin(), progress, log)
+			return run(cmd.Context(), cfg, settings.file, cmd.InOrStdin(), progress, log)
 		},
 	}
 	settings.flags(cmd)
@@ -115,7 +116,7 @@ func (s *settings) load() (agent.Config, error) {
 			return cfg, err
 		}
 		if err := cfg.Check(); err != nil {
-			return cfg, fmt.Errorf("%s: %w", s.file, err)
+			return cfg, config.Within(s.file, err)
 		}
 		return cfg, nil
 	}
@@ -152,6 +153,9 @@ type identity struct {
 
 func loadIdentity(cfg agent.Config, log *slog.Logger) (identity, error) {
 	sensor, err := certs.OpenSensor(cfg.Data, cfg.RelayName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return identity{}, fmt.Errorf("no sensor's identity is in %s: %w: paste the line that `poip-relay token` prints into `poip-agent enroll --data %s`", cfg.Data, err, cfg.Data)
+	}
 	if err != nil {
 		return identity{}, err
 	}
@@ -186,7 +190,9 @@ func spoolKey(cfg agent.Config) (*journal.Key, error) {
 	return journal.NewKey(secret)
 }
 
-func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progress, log *slog.Logger) error {
+// run runs an agent by the configuration from a file, or from flags if that is
+// empty.
+func run(ctx context.Context, cfg agent.Config, file string, stdin io.Reader, progress *progress, log *slog.Logger) error {
 	id, err := loadIdentity(cfg, log)
 	if err != nil {
 		return err
@@ -195,7 +201,7 @@ func run(ctx context.Context, cfg agent.Config, stdin io.Reader, progress *progr
 	// What waits for its interface or its first packet would show its mistakes
 	// only then. A file shows them at once, and does not keep others from going.
 	waits := func(c agent.CaptureConfig) bool { return c.File == "" }
-	if err := checkCaptures(ctx, cfg, waits); err != nil {
+	if err := checkCaptures(ctx, cfg, file, waits); err != nil {
 		return err
 	}
 	a := agent.New(cfg, id.sensor.Name(), cli.AgentVersion(), log)
@@ -240,7 +246,7 @@ network.`,
 			if _, err := spoolKey(cfg); err != nil {
 				return err
 			}
-			if err := checkCaptures(cmd.Context(), cfg, all); err != nil {
+			if err := checkCaptures(cmd.Context(), cfg, settings.file, all); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "ok: sensor %s, %d captures\n", id.sensor.Name(), len(cfg.Captures))
@@ -254,14 +260,14 @@ network.`,
 func all(agent.CaptureConfig) bool { return true }
 
 // checkCaptures tries what would else fail only later.
-func checkCaptures(ctx context.Context, cfg agent.Config, which func(agent.CaptureConfig) bool) error {
+func checkCaptures(ctx context.Context, cfg agent.Config, file string, which func(agent.CaptureConfig) bool) error {
 	var wrong []error
 	for _, c := range cfg.Captures {
 		if !which(c) {
 			continue
 		}
 		if err := c.Try(ctx); err != nil {
-			wrong = append(wrong, fmt.Errorf("capture %s: %w", c.Name, err))
+			wrong = append(wrong, config.Within(file, fmt.Errorf("capture %s: %w", c.Name, err)))
 		}
 	}
 	for _, c := range cfg.Captures {

@@ -113,4 +113,11 @@ func newIssuer() *cobra.Command {
 func dataFlag(cmd *cobra.Command, data *string) {
 	cmd.Flags().StringVar(data, "data", "", "`DIR`ectory that init made")
 	cmd.MarkFlagRequired("data")
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := madeByInit(*data); err != nil {
+			return err
+		}
+		return run(cmd, args)
+	}
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,6 +63,14 @@ next:
 	cmd.Flags().StringVar(&offline, "offline-ca", "", "`DIR2` for the CA's key, which the relay does not need then")
 	cmd.MarkFlagRequired("data")
 	return cmd
+}
+
+// madeByInit refuses a folder in which no relay is.
+func madeByInit(data string) error {
+	if _, err := os.Stat(filepath.Join(data, certs.CAFile)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no relay is in %s: %w: name the folder that `poip-relay init` made, or run `poip-relay init --data %s`", data, err, data)
+	}
+	return nil // what else is wrong, others say
 }
 
 func defaultName(hosts []string) string {

@@ -61,9 +61,20 @@ func loadConfig(path string) (broker.Config, error) {
 		return cfg, err
 	}
 	if err := cfg.Check(); err != nil {
-		return cfg, fmt.Errorf("%s: %w", path, err)
+		return cfg, config.Within(path, err)
 	}
 	return cfg, nil
+}
+
+// withRemedy says what to do about a port that cannot be had.
+func withRemedy(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: another program has that port, perhaps another relay: end it (`ss -lntup` says which it is), or choose another port", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: a port below 1024 needs CAP_NET_BIND_SERVICE: grant it, or choose another port", err)
+	}
+	return err
 }
 
 // serve runs a relay until ctx ends.
@@ -74,6 +85,9 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	cfg, err := loadConfig(path)
 	if err != nil {
 		return err
+	}
+	if err := madeByInit(cfg.Data); err != nil {
+		return fmt.Errorf("%s: key data: %w", path, err)
 	}
 	keeper, err := newKeeper(cfg, log)
 	if err != nil {
@@ -96,7 +110,7 @@ func serve(ctx context.Context, path string, log *slog.Logger) error {
 	auditRenewals(&options, record)
 	b, err := broker.New(cfg, options)
 	if err != nil {
-		return err
+		return withRemedy(err)
 	}
 	keeper.broker = b
 	keeper.use(keeper.inForce.Load())
@@ -209,8 +223,11 @@ func check(path string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := madeByInit(cfg.Data); err != nil {
+		return fmt.Errorf("%s: key data: %w", path, err)
+	}
 	if err := cfg.CheckFiles(); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return config.Within(path, err)
 	}
 	if _, err := historyKey(cfg.Stream.HistoryKey, cfg.Data); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
