@@ -105,10 +105,11 @@ func (b *Broker) receive(d *door, conn net.Conn) {
 	go s.listen() // hangUp waits for it
 	s.handOver()
 	s.run()
+	reason := s.reason()
 	b.detach(s, d)
 	s.hangUp()
-	b.auditDeparture(s, d)
-	s.log.Info("analyst has gone", "reason", s.reason(), "sent", s.sent.Load(), "skipped", s.skipped.Load(), "after", time.Since(s.since).Round(time.Millisecond))
+	b.auditDeparture(s, d, reason)
+	s.log.Info("analyst has gone", "reason", reason, "sent", s.sent.Load(), "skipped", s.skipped.Load(), "after", time.Since(s.since).Round(time.Millisecond))
 }
 
 // secure makes a connection ready to be written to. While it shakes hands it

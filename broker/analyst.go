@@ -154,9 +154,13 @@ func (s *subscriber) closed(err error) {
 	}
 }
 
-// reason is for the log.
+// reason is why run has returned, before hangUp. (When we hang up the analyst
+// goes too.)
 func (s *subscriber) reason() string {
+	dismissed := s.visit.dismissed.Load()
 	switch {
+	case dismissed != nil:
+		return *dismissed
 	case s.err != nil:
 		return s.err.Error()
 	case s.order.Load() == orderEvict:

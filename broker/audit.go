@@ -19,14 +19,11 @@ func (b *Broker) auditArrival(s *subscriber, d *door) {
 }
 
 // auditDeparture says what an analyst got. The subscriber has ended.
-func (b *Broker) auditDeparture(s *subscriber, d *door) {
+func (b *Broker) auditDeparture(s *subscriber, d *door, reason string) {
 	e := b.auditVisit(audit.ReadEnded, s, d)
 	now := time.Now().UTC()
 	packets, bytes, skipped := s.sent.Load(), s.sentBytes.Load(), s.skipped.Load()
-	e.To, e.Packets, e.Bytes, e.Skipped, e.Reason = &now, &packets, &bytes, &skipped, s.reason()
-	if why := s.visit.dismissed.Load(); why != nil {
-		e.Reason = *why
-	}
+	e.To, e.Packets, e.Bytes, e.Skipped, e.Reason = &now, &packets, &bytes, &skipped, reason
 	b.opts.Audit.Write(e)
 }
 

@@ -213,16 +213,16 @@ func (b *Broker) retireListeners(next []*listener) {
 			continue
 		}
 		for _, d := range l.doors {
-			d.close()
+			d.close("the listener is no more, or another one now")
 		}
 	}
 }
 
 // close sends everybody behind the door home; for holders of Broker.mu.
-func (d *door) close() {
+func (d *door) close(reason string) {
 	d.closed = true
 	for s := range d.subscribers {
-		s.command(orderCut, time.Now().Add(time.Second))
+		s.dismiss(reason)
 	}
 }
 
@@ -270,7 +270,7 @@ func (b *Broker) closeDoors(l *listener, of func(auth.StreamName) bool) {
 		if !of(d.stream) {
 			continue
 		}
-		d.close()
+		d.close("the stream has no port here any more")
 		if d.socket != nil {
 			delete(b.sockets, d.key())
 			d.socket.ln.Close()

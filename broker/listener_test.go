@@ -343,6 +343,9 @@ func TestReloadGivesAPortToAnotherListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	old.ends()
+	w.eventually("the reason", func() bool {
+		return strings.Contains(w.logs.String(), `msg="analyst has gone" listener=p`) && !strings.Contains(w.logs.String(), "reason=gone")
+	})
 	fresh := w.analyst(w.address("q"))
 	if fresh.header(); !fresh.nano {
 		t.Error("the port still serves the old listener")
