@@ -49,7 +49,7 @@ type CaptureConfig struct {
 	Command       []string          `toml:"command"`
 	Filter        string            `toml:"filter"`
 	FilterProgram string            `toml:"filter_program"`
-	Snaplen       int               `toml:"snaplen"`     // 0 is pcap.MaxCaptured
+	Snaplen       config.Count      `toml:"snaplen"`     // 0 is pcap.MaxCaptured
 	Promiscuous   *bool             `toml:"promiscuous"` // nil is true
 	Direction     capture.Direction `toml:"direction"`
 	Latency       capture.Latency   `toml:"latency"` // empty is normal

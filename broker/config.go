@@ -69,22 +69,22 @@ func (c CertsConfig) check() (errs []error) {
 
 // ListenerConfig is one [[relay.listener]]. Zero values mean the defaults.
 type ListenerConfig struct {
-	Name           string      `toml:"name"`
-	Listen         string      `toml:"listen"` // address and port, or with Each a range of ports
-	Streams        []string    `toml:"streams"`
-	Each           bool        `toml:"each"`
-	TLS            bool        `toml:"tls"`
-	ClientAuth     string      `toml:"client_auth"` // none, cert
-	Allow          []string    `toml:"allow"`
-	Deny           []string    `toml:"deny"` // wins over Allow
-	AllowPlaintext bool        `toml:"allow_plaintext"`
-	Format         string      `toml:"format"` // pcap, pcap-ns
-	Snaplen        int         `toml:"snaplen"`
-	Overflow       string      `toml:"overflow"` // skip, disconnect, block
-	Start          string      `toml:"start"`    // live, oldest, how far back, a time
-	End            string      `toml:"end"`      // wait, close
-	MaxConnections int         `toml:"max_connections"`
-	WriteBuffer    config.Size `toml:"write_buffer"`
+	Name           string       `toml:"name"`
+	Listen         string       `toml:"listen"` // address and port, or with Each a range of ports
+	Streams        []string     `toml:"streams"`
+	Each           bool         `toml:"each"`
+	TLS            bool         `toml:"tls"`
+	ClientAuth     string       `toml:"client_auth"` // none, cert
+	Allow          []string     `toml:"allow"`
+	Deny           []string     `toml:"deny"` // wins over Allow
+	AllowPlaintext bool         `toml:"allow_plaintext"`
+	Format         string       `toml:"format"` // pcap, pcap-ns
+	Snaplen        config.Count `toml:"snaplen"`
+	Overflow       string       `toml:"overflow"` // skip, disconnect, block
+	Start          string       `toml:"start"`    // live, oldest, how far back, a time
+	End            string       `toml:"end"`      // wait, close
+	MaxConnections config.Count `toml:"max_connections"`
+	WriteBuffer    config.Size  `toml:"write_buffer"`
 }
 
 // DefaultConfig is what holds where the file says nothing.

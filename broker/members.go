@@ -17,10 +17,10 @@ import (
 
 // AnalystConfig is one [[relay.analyst]]: a person or a tool that reads.
 type AnalystConfig struct {
-	Name           string   `toml:"name"`
-	Streams        []string `toml:"streams"`
-	MaxConnections int      `toml:"max_connections"` // at all listeners together; 0: 16
-	Admin          string   `toml:"admin"`           // "", viewer, operator: of the administration
+	Name           string       `toml:"name"`
+	Streams        []string     `toml:"streams"`
+	MaxConnections config.Count `toml:"max_connections"` // at all listeners together; 0: 16
+	Admin          string       `toml:"admin"`           // "", viewer, operator: of the administration
 }
 
 const analystConnections = 16
@@ -64,7 +64,7 @@ func (a AnalystConfig) compile() (auth.AnalystName, *member, error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	m := &member{grant: auth.GrantOf(patterns...), most: a.MaxConnections}
+	m := &member{grant: auth.GrantOf(patterns...), most: int(a.MaxConnections)}
 	if m.most == 0 {
 		m.most = analystConnections
 	}

@@ -181,7 +181,7 @@ func (b *Broker) Listeners() []ListenerStatus {
 func (b *Broker) listenerStatus(l *listener) ListenerStatus {
 	c := l.plan.Load().config
 	out := ListenerStatus{
-		Name: c.Name, TLS: c.TLS, ClientAuth: c.ClientAuth, Format: c.Format, Snaplen: c.Snaplen,
+		Name: c.Name, TLS: c.TLS, ClientAuth: c.ClientAuth, Format: c.Format, Snaplen: int(c.Snaplen),
 		Overflow: c.Overflow, Start: c.Start, End: c.End, Allow: c.Allow,
 		Sent: l.tally.sent.Load(), SentBytes: l.tally.sentBytes.Load(), Offered: l.tally.offered.Load(),
 		Skipped: make(map[string]uint64), Connected: l.tally.connected.Load(), Evicted: l.tally.evicted.Load(),

@@ -95,7 +95,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.one.Command, "command", nil, "read pcap or pcapng from a `PROGRAM`; give the flag again for each argument")
 	f.StringVar(&s.one.Filter, "filter", "", "`EXPRESSION` in tcpdump's language")
 	f.StringVar(&s.one.FilterProgram, "filter-program", "", "`PROGRAM` that tcpdump -ddd has printed, instead of a filter")
-	f.IntVar(&s.one.Snaplen, "snaplen", 0, "longest captured length in `BYTES` (default 262144)")
+	f.Var(&s.one.Snaplen, "snaplen", "longest captured length in `BYTES` (default 262144)")
 	f.StringVar((*string)(&s.one.Latency), "latency", "", "`normal` (milliseconds, cheap) or low (at once)")
 	f.BoolVar(&s.promiscuous, "promiscuous", true, "of an interface: see packets for other machines, too")
 	f.StringVar((*string)(&s.one.Direction), "direction", "", "packets that come `in` or go out (default both)")

@@ -60,6 +60,11 @@ func Decode(path string, text []byte, table string, dst any) error {
 		return fmt.Errorf("%s: no [%s] table: this program reads that one", path, table)
 	}
 	if err := meta.PrimitiveDecode(primitive, dst); err != nil {
+		var value toml.ParseError
+		if errors.As(err, &value) {
+			value.Message = "key " + value.LastKey + ": " + value.Message
+			err = value
+		}
 		return located(path, text, err)
 	}
 	for _, key := range meta.Undecoded() {

@@ -19,6 +19,7 @@ type sample struct {
 	Listeners []struct {
 		Name string   `toml:"name"`
 		Wait Duration `toml:"wait"`
+		Most Count    `toml:"most"`
 	} `toml:"listener"`
 }
 
@@ -53,6 +54,10 @@ func TestDecodeRefusesAndSaysWhere(t *testing.T) {
 		{"huge size", "[relay]\nmemory = \"9999999999TiB\"\n", "is not a size"},
 		{"bad duration", "[relay]\nwait = \"5\"\n", "is not a duration"},
 		{"number for a duration", "[relay]\nwait = 5\n", "is not a duration"},
+		{"count of none", "[relay]\n[[relay.listener]]\nmost = 0\n", "f.toml:3: key relay.listener.most: 0: want a whole number, at least 1"},
+		{"count below that", "[relay]\n[[relay.listener]]\nmost = -1\n", "at least 1"},
+		{"count beyond an int of 32 bits", "[relay]\n[[relay.listener]]\nmost = 4294967297\n", "at least 1"},
+		{"text for a count", "[relay]\n[[relay.listener]]\nmost = \"5\"\n", "at least 1"},
 		{"syntax", "[relay\n", "f.toml:2: "},
 		{"twice", "[relay]\nname = \"a\"\nname = \"b\"\n", "f.toml:3: "},
 		{"range", "[relay]\nport = 99999999999999999999\n", "f.toml:2: "},
