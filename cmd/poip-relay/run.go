@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -197,11 +200,24 @@ func warnings(cfg broker.Config, trust *certs.Trust) []string {
 	if err := trust.Valid(); err != nil {
 		return append(out, fmt.Sprintf("%s; agents and analysts will refuse the relay", err))
 	}
+	if leaf := trust.Relay().Certificate().Leaf; leaf.VerifyHostname(cfg.Name) != nil {
+		out = append(out, fmt.Sprintf("key name: %q is not in the relay's certificate, which is for %s: whoever connects to that name refuses the relay; write one of these",
+			cfg.Name, strings.Join(validFor(leaf), ", ")))
+	}
 	if endangered(trust.Relay(), time.Now()) {
 		out = append(out, fmt.Sprintf("the relay's certificate expires at %s and was not renewed: the relay does that by itself where it finds %s",
 			trust.Relay().NotAfter().UTC().Format(time.RFC3339), filepath.Join(cfg.Data, certs.CAKey)))
 	}
 	return out
+}
+
+// validFor are the names and addresses that a certificate is for.
+func validFor(leaf *x509.Certificate) []string {
+	hosts := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	return hosts
 }
 
 func newCheck() *cobra.Command {
