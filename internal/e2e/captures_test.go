@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -15,10 +16,19 @@ import (
 // TestEveryCaptureArrivesAsTsharkReadsIt sends every file of POIP_CAPTURES
 // through an agent and a relay, and compares what an analyst gets with what
 // tshark reads from the original: times, lengths and bytes of every packet of
-// every interface, in order. Where tshark is not the rule, oracle.Captures
+// every interface, link types, in order. Where tshark is not the rule, oracle.Captures
 // says so.
 func TestEveryCaptureArrivesAsTsharkReadsIt(t *testing.T) {
 	captures := oracle.Captures(t)
+	t.Run("tls", func(t *testing.T) { capturesArrive(t, "tls", captures) })
+	var some []oracle.Capture // the rest would say nothing more of QUIC
+	for i := 0; i < len(captures); i += 8 {
+		some = append(some, captures[i])
+	}
+	t.Run("quic", func(t *testing.T) { capturesArrive(t, "quic", some) })
+}
+
+func capturesArrive(t *testing.T, scheme string, captures []oracle.Capture) {
 	w := newWorld(t, "lab")
 	r := w.startRelay(strings.Replace(
 		w.relayTOML("", listenerTOML{"each", "127.0.0.1:20000-20999", "each = true\nformat = \"pcap-ns\"\nsnaplen = 262144\n" + wholeFile}),
@@ -27,7 +37,7 @@ func TestEveryCaptureArrivesAsTsharkReadsIt(t *testing.T) {
 	for i, c := range captures {
 		tables = append(tables, fmt.Sprintf("name = \"f%d\"\nfile = %q\n", i, c.Path))
 	}
-	agent := w.startAgent("lab", w.agentTOML("lab", r.intake("tls"), tables...))
+	agent := w.startAgent("lab", w.agentTOML("lab", r.intake(scheme), tables...))
 	agent.wait(2 * time.Minute)
 
 	doors, complaints := r.doorsByCapture("each"), agent.complaints()
@@ -109,11 +119,11 @@ func (p *process) complaints() map[string]string {
 func frames(t *testing.T, number int, file []byte) (list []oracle.Frame) {
 	t.Helper()
 	header := pcap.AppendFileHeader(nil, 0, pcap.MaxCaptured, true)
-	if len(file) < len(header) || string(file[:20]) != string(header[:20]) {
+	if len(file) < len(header) || string(file[:20]) != string(header[:20]) { // what is behind these is the link type
 		t.Errorf("interface %d: %d bytes arrived, which begin with %x", number, len(file), file[:min(20, len(file))])
 		return nil
 	}
-	records := file[len(header):]
+	link, records := binary.LittleEndian.Uint32(file[20:]), file[len(header):]
 	if _, err := pcap.CountRecords(records); err != nil {
 		t.Errorf("interface %d: %v", number, err)
 		return nil
@@ -122,7 +132,7 @@ func frames(t *testing.T, number int, file []byte) (list []oracle.Frame) {
 		sec, nsec, captured, original := pcap.Record(records)
 		data := records[pcap.RecordHeaderLen:][:captured]
 		list = append(list, oracle.Frame{
-			Interface: number, Sec: int64(sec), Nsec: int64(nsec), Original: int64(original), Data: string(data),
+			Interface: number, Link: int(link), Sec: int64(sec), Nsec: int64(nsec), Original: int64(original), Data: string(data),
 		})
 		records = records[pcap.RecordHeaderLen+captured:]
 	}

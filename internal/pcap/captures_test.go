@@ -41,7 +41,7 @@ func readAll(in io.Reader) oracle.Reading {
 		var p *Packet
 		if p, err = r.Next(); err == nil {
 			got.Frames = append(got.Frames, oracle.Frame{
-				Interface: p.Interface, Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data),
+				Interface: p.Interface, Link: int(r.interfaces[p.Interface].LinkType), Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data),
 			})
 		}
 	}

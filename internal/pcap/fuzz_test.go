@@ -42,7 +42,7 @@ func readTwice(t *testing.T, content []byte) {
 		}
 		if len(p.Data) > 0 {
 			records = AppendRecord(records, p.Sec, p.Nsec, p.Original, p.Data)
-			want = append(want, oracle.Frame{Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data)})
+			want = append(want, oracle.Frame{Link: int(LinkRaw), Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data)})
 		}
 	}
 	if len(r.in.buf) > maxWindow || len(r.interfaces) > maxInterfaces {

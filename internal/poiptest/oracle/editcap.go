@@ -71,8 +71,8 @@ func splitBlocks(b []byte) (frames []Frame, ok bool) {
 			id, stamp := le.Uint32(b[8:]), uint64(le.Uint32(b[12:]))<<32|uint64(le.Uint32(b[16:]))
 			u := units[id]
 			frames = append(frames, Frame{
-				int(id), int64(stamp / u), int64(stamp % u * (1e9 / u)),
-				int64(le.Uint32(b[24:])), string(b[28 : 28+le.Uint32(b[20:])]),
+				Interface: int(id), Sec: int64(stamp / u), Nsec: int64(stamp % u * (1e9 / u)),
+				Original: int64(le.Uint32(b[24:])), Data: string(b[28 : 28+le.Uint32(b[20:])]),
 			}.canonical())
 		}
 		b = b[length:]

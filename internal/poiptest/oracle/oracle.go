@@ -6,6 +6,7 @@ package oracle
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 // captured one.
 type Frame struct {
 	Interface int // in the file's order, from 0; those of a further section are numbered on
+	Link      int // link type, as the file declares it for the interface
 	Sec       int64
 	Nsec      int64
 	Original  int64
@@ -57,8 +59,23 @@ const (
 	Nobody
 )
 
-// Read has the oracle read a file.
+// Read has the oracle read a file. What no oracle shows as it is in the file,
+// the link types, is looked up there.
 func (o Oracle) Read(tb testing.TB, path string) Reading {
+	tb.Helper()
+	got := o.read(tb, path)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	links := interfacesOf(content).links
+	for i, f := range got.Frames {
+		got.Frames[i].Link = links[f.Interface]
+	}
+	return got
+}
+
+func (o Oracle) read(tb testing.TB, path string) Reading {
 	tb.Helper()
 	switch o {
 	case Wireshark:

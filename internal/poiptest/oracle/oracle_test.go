@@ -8,9 +8,10 @@ import (
 // TestDifferenceOverlooksNothing changes one thing at a time: an oracle that
 // agrees with everybody proves nothing.
 func TestDifferenceOverlooksNothing(t *testing.T) {
-	want := Reading{Frames: []Frame{{0, 1, 2, 4, "abc"}, {1, 1, 2, 0, ""}, {0, 3, 0, 3, "def"}}}
+	want := Reading{Frames: []Frame{{0, 1, 1, 2, 4, "abc"}, {1, 1, 1, 2, 0, ""}, {0, 1, 3, 0, 3, "def"}}}
 	for name, change := range map[string]func(*Reading){
 		"interface": func(r *Reading) { r.Frames[0].Interface++ },
+		"link type": func(r *Reading) { r.Frames[0].Link++ },
 		"seconds":   func(r *Reading) { r.Frames[0].Sec++ },
 		"fraction":  func(r *Reading) { r.Frames[0].Nsec++ },
 		"original":  func(r *Reading) { r.Frames[0].Original++ },

@@ -29,8 +29,8 @@ func splitRecords(b []byte) (frames []Frame, ok bool) {
 	for b = b[min(len(b), 24):]; len(b) >= 16; {
 		captured := le.Uint32(b[8:])
 		frames = append(frames, Frame{
-			0, int64(le.Uint32(b)), int64(le.Uint32(b[4:])),
-			int64(le.Uint32(b[12:])), string(b[16 : 16+captured]),
+			Sec: int64(le.Uint32(b)), Nsec: int64(le.Uint32(b[4:])),
+			Original: int64(le.Uint32(b[12:])), Data: string(b[16 : 16+captured]),
 		}.canonical())
 		b = b[16+captured:]
 	}

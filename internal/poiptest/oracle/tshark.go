@@ -2,7 +2,6 @@ package oracle
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -34,7 +33,7 @@ func readTshark(tb testing.TB, path string) Reading {
 	if err := json.Unmarshal(out, &list); err != nil {
 		tb.Fatalf("tshark's JSON: %v", err)
 	}
-	earlier := interfacesBefore(content)
+	earlier := interfacesOf(content).earlier // tshark counts interfaces anew in each section
 	for _, f := range list {
 		l := f.Source.Layers
 		if len(earlier) > 0 && l.Frame.ID == "" {
@@ -43,32 +42,6 @@ func readTshark(tb testing.TB, path string) Reading {
 		got.Frames = append(got.Frames, l.frame(tb, earlier).canonical())
 	}
 	return got
-}
-
-// interfacesBefore tells for each section of a pcapng file how many interfaces
-// were declared before it: tshark counts them anew in each. Of another file it
-// tells nothing.
-func interfacesBefore(content []byte) (earlier []int) {
-	const section, iface = 0x0a0d0d0a, 1
-	var order binary.ByteOrder = binary.LittleEndian
-	interfaces := 0
-	for len(content) >= 12 {
-		kind := order.Uint32(content) // a section's is the same in either order
-		if kind != section && len(earlier) == 0 {
-			break
-		}
-		if kind == section {
-			earlier = append(earlier, interfaces)
-			if order = binary.LittleEndian; content[8] == 0x1a { // of the magic 1a 2b 3c 4d
-				order = binary.BigEndian
-			}
-		} else if kind == iface {
-			interfaces++
-		}
-		length := (uint64(order.Uint32(content[4:])) + 3) &^ 3
-		content = content[min(max(length, 12), uint64(len(content))):]
-	}
-	return earlier
 }
 
 type tsharkFrame struct {
