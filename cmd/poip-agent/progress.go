@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 )
@@ -33,8 +34,19 @@ func newProgress(stderr io.Writer) *progress {
 	}
 	p := &progress{stderr: f, redraw: make(chan any), over: make(chan any), bar: map[string]*mpb.Bar{}}
 	// Drawn when there is news, not by a clock: lines of the log wait for that.
-	p.bars = mpb.New(mpb.WithOutput(f), mpb.WithWidth(40), mpb.WithManualRefresh(p.redraw), mpb.WithShutdownNotifier(p.over))
+	p.bars = mpb.New(mpb.WithConsoleWriter(console{cupwriter.New(f, false)}), mpb.WithWidth(40), mpb.WithManualRefresh(p.redraw), mpb.WithShutdownNotifier(p.over))
 	return p
+}
+
+// A console is a terminal with a size, also where it does not know its own.
+type console struct{ mpb.ConsoleWriter }
+
+func (c console) GetTermSize() (width, height int, err error) {
+	width, height, err = c.ConsoleWriter.GetTermSize()
+	if width == 0 || height == 0 {
+		width, height = 80, 24
+	}
+	return width, height, err
 }
 
 // log is where log lines go, in place of stderr.

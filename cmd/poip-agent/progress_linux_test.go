@@ -11,7 +11,7 @@ import (
 )
 
 // terminal opens a new terminal and the end at which it is looked at.
-func terminal(t *testing.T) (tty, screen *os.File) {
+func terminal(t *testing.T, size unix.Winsize) (tty, screen *os.File) {
 	t.Helper()
 	screen, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -30,8 +30,7 @@ func terminal(t *testing.T) (tty, screen *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tty.Close() })
-	size := &unix.Winsize{Row: 24, Col: 80}
-	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, size); err != nil {
+	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &size); err != nil {
 		t.Fatal(err)
 	}
 	return tty, screen
@@ -40,8 +39,17 @@ func terminal(t *testing.T) (tty, screen *os.File) {
 // TestTerminalShowsBarsAndTheLogToItsLastLine: what is said just before the end
 // is what matters most.
 func TestTerminalShowsBarsAndTheLogToItsLastLine(t *testing.T) {
-	for _, read := range []int64{0, 50, 100} { // bytes of a file
-		tty, screen := terminal(t)
+	for _, c := range []struct {
+		read int64 // bytes of a file
+		size unix.Winsize
+	}{
+		{0, unix.Winsize{Row: 24, Col: 80}},
+		{50, unix.Winsize{Row: 24, Col: 80}},
+		{100, unix.Winsize{Row: 24, Col: 80}},
+		{100, unix.Winsize{}}, // as script(1) and serial lines have it
+	} {
+		read := c.read
+		tty, screen := terminal(t, c.size)
 		p := newProgress(tty)
 		log := p.log(tty)
 		fmt.Fprintln(log, "first line")
