@@ -100,6 +100,7 @@ func (s *settings) flags(cmd *cobra.Command) {
 	f.BoolVar(&s.promiscuous, "promiscuous", true, "of an interface: see packets for other machines, too")
 	f.StringVar((*string)(&s.one.Direction), "direction", "", "packets that come `in` or go out (default both)")
 	f.StringVar(&s.one.Pace, "pace", "", "of a file: `max`, or original for the pace of its times")
+	complete(cmd)
 	for _, flag := range []string{
 		"relay", "relay-name", "data", "memory", "congestion", "name", "interface", "file", "stdin", "command",
 		"filter", "filter-program", "snaplen", "spool", "spool-overflow", "spool-sync", "spool-key", "admin", "latency", "promiscuous", "direction", "pace", "user", "confine",

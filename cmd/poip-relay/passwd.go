@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"poip/auth"
+	"poip/internal/cli"
 )
 
 func newPasswd() *cobra.Command {
@@ -50,6 +51,7 @@ characters.`, auth.MinPassword),
 		},
 	}
 	cmd.Flags().StringVar(&role, "role", "viewer", "what the user may do: `viewer` or operator")
+	cli.Choices(cmd, "role", "viewer", "operator")
 	return cmd
 }
 

@@ -11,6 +11,7 @@ import (
 	"poip/auth"
 	"poip/certs"
 	"poip/internal/audit"
+	"poip/internal/cli"
 )
 
 func newRevoke() *cobra.Command {
@@ -63,6 +64,8 @@ analyst gets another certificate by issue.`,
 	dataFlag(cmd, &data)
 	cmd.Flags().StringVar(&serial, "serial", "", "serial `N`umber of one certificate, in hexadecimal")
 	cmd.Flags().StringVar(&analyst, "analyst", "", "`NAME` of an analyst")
+	cli.Complete(cmd, "analyst", namesIn(&data, certs.RoleAnalyst))
+	cli.CompleteFirst(cmd, namesIn(&data, certs.RoleSensor))
 	return cmd
 }
 

@@ -19,6 +19,7 @@ import (
 	"poip/broker"
 	"poip/certs"
 	"poip/internal/audit"
+	"poip/internal/cli"
 	"poip/internal/transport"
 )
 
@@ -63,6 +64,7 @@ former certificates stay good until they expire: revoke them if they are lost.`,
 	cmd.Flags().StringArrayVar(&relays, "relay", nil, "`URL` of the relay for the sensor, tls://HOST:PORT or quic://HOST:PORT; may be repeated, and is tried in order")
 	cmd.Flags().DurationVar(&life, "ttl", time.Hour, "`TIME` after which the token is of no use, at most 24h")
 	cmd.Flags().BoolVar(&replaces, "replace", false, "although the sensor has a certificate already")
+	cli.CompleteFirst(cmd, namesIn(&data, certs.RoleSensor))
 	cmd.AddCommand(newTokenList(), newTokenCancel())
 	return cmd
 }
@@ -212,5 +214,6 @@ func newTokenCancel() *cobra.Command {
 		},
 	}
 	dataFlag(cmd, &data)
+	cli.CompleteFirst(cmd, openTokens(&data))
 	return cmd
 }

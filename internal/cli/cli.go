@@ -79,6 +79,8 @@ type LogFlags struct{ format, level string }
 func (f *LogFlags) Add(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringVar(&f.format, "log-format", "text", "log `FORMAT`: text or json")
 	cmd.PersistentFlags().StringVar(&f.level, "log-level", "info", "least `LEVEL` to log: debug, info, warn or error")
+	Choices(cmd, "log-format", "text", "json")
+	Choices(cmd, "log-level", "debug", "info", "warn", "error")
 }
 
 // Args are the flags as another of our commands takes them.
