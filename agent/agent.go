@@ -36,6 +36,11 @@ import (
 // to stop. It exits within 5 s.
 const drainTime = 3 * time.Second
 
+// mostDialing is how many streams dial a relay at the same time. Those who have
+// not proven who they are compete there for few places, for each address
+// (pending_per_address, 32 by default).
+const mostDialing = 16
+
 // Agent runs the captures of one sensor and brings them to a relay.
 type Agent struct {
 	// Set before Run.
@@ -61,6 +66,8 @@ type Agent struct {
 	// Progress, if set, is told how many bytes of a capture's file are read.
 	Progress func(capture string, done, total int64)
 
+	dialing chan struct{} // holds one for each stream that dials
+
 	files func(dir string) journal.FS // where spools are; nil is on disk
 
 	config     Config
@@ -83,6 +90,7 @@ type Agent struct {
 // itself at the relay.
 func New(config Config, sensor auth.SensorName, version string, log *slog.Logger) *Agent {
 	a := &Agent{config: config, sensor: sensor, version: version, log: log, Stdin: os.Stdin}
+	a.dialing = make(chan struct{}, mostDialing)
 	a.Source = a.source
 	a.files = func(string) journal.FS { return nil }
 	return a
@@ -94,6 +102,17 @@ func (a *Agent) Resolved(addrs []netip.AddrPort) {
 	if err := a.exclusions.Add("", addrs...); err != nil {
 		a.log.Error("captures may see the agent's own packets", "error", err)
 	}
+}
+
+// dial opens a byte stream when it is its turn.
+func (a *Agent) dial(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
+	select {
+	case a.dialing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-a.dialing }()
+	return a.Open(ctx, ep)
 }
 
 // hold keeps captures from seeing a connection by our own end of it as well.
@@ -208,7 +227,7 @@ func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, erro
 	log := a.log.With("stream", name.String())
 	q := newQueue(c.memory, a.overflow(c))
 	u := newUplink(q, a.stopping, log)
-	u.endpoints, u.open, u.hold, u.renewal = a.config.Relay, a.Open, a.hold, a.Renewal
+	u.endpoints, u.open, u.hold, u.renewal = a.config.Relay, a.dial, a.hold, a.Renewal
 	s := &stream{name: name, queue: q, uplink: u, log: log}
 	if c.spool != nil {
 		a.openSpool(s, c.spool, log)

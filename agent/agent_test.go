@@ -165,6 +165,38 @@ func TestOddPacketsAreBroughtWithinBounds(t *testing.T) {
 	})
 }
 
+// TestManyStreamsDoNotDialAtOnce: at the relay, strangers from one address make
+// room for one another.
+func TestManyStreamsDoNotDialAtOnce(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		const streams = 100
+		a := testAgent(t, relay, map[string]capture.Source{"file": sourceFunc(func(_ context.Context, open func(capture.Info) capture.Sink) error {
+			for i := range streams {
+				packets(open(capture.Info{Sub: fmt.Sprint(i), LinkType: 1, Snaplen: 100}), i, 1, 60)
+			}
+			return nil
+		})})
+		var dialing, most atomic.Int32
+		a.Open = func(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
+			now := dialing.Add(1)
+			defer dialing.Add(-1)
+			for before := most.Load(); now > before && !most.CompareAndSwap(before, now); before = most.Load() {
+			}
+			time.Sleep(time.Second)
+			return relay.Open(ctx, ep)
+		}
+		if err := a.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := most.Load(); n != mostDialing {
+			t.Errorf("%d streams dialed at once", n)
+		}
+		for i := range streams {
+			checkNumbered(t, relay.stream(fmt.Sprintf("s/file.%d", i)).epochs[0].packets, i, 1)
+		}
+	})
+}
+
 func TestInterfacesOfAFileBecomeStreams(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		a := testAgent(t, relay, map[string]capture.Source{"file": sourceFunc(func(_ context.Context, open func(capture.Info) capture.Sink) error {
