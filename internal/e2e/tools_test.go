@@ -40,22 +40,60 @@ func TestTsharkReadsOverTCP(t *testing.T) {
 	})
 }
 
+// TestOneTsharkSurvivesAnAgentsRestart: it reads on, on the same connection.
+func TestOneTsharkSurvivesAnAgentsRestart(t *testing.T) {
+	overBoth(t, func(t *testing.T, scheme string) {
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+		f := w.startFeed(r, "branch-7", scheme)
+		f.packet()
+		tshark := exec.Command("tshark", "-n", "-l", "-i", "TCP@"+r.address("plain"), "-c", "3", "-T", "fields", "-e", "frame.time_epoch")
+		out, err := tshark.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tshark.Start(); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(patience, func() { tshark.Process.Kill() })
+		defer kill.Stop()
+		lines := bufio.NewReader(out)
+		next := func(i int) {
+			if line, err := lines.ReadString('\n'); line != epochTime(i)+"\n" {
+				t.Errorf("tshark printed %q (%v), want the time of packet %d", line, err, i)
+			}
+		}
+		next(0)
+		f.kill()
+		f = w.startFeed(r, "branch-7", scheme)
+		f.packet()
+		f.packet()
+		next(0)
+		next(1)
+		if err := tshark.Wait(); err != nil {
+			t.Errorf("tshark: %v", err)
+		}
+	})
+}
+
 // TestHeaderComesBeforePackets: an analyst of a quiet stream gets the 24 bytes
 // of the file header within a second.
 func TestHeaderComesBeforePackets(t *testing.T) {
-	w := newWorld(t, "branch-7")
-	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainLive}))
-	w.startFeed(r, "branch-7", "tls")
-	conn := dial(t, r.address("plain"))
-	conn.SetReadDeadline(time.Now().Add(time.Second))
-	header := make([]byte, pcap.FileHeaderLen)
-	if _, err := io.ReadFull(conn, header); err != nil {
-		t.Fatal(err)
-	}
-	const want = "d4c3b2a1020004000000000000000000ffff000001000000"
-	if got := hex.EncodeToString(header); got != want {
-		t.Errorf("header %s, want %s", got, want)
-	}
+	overBoth(t, func(t *testing.T, scheme string) {
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainLive}))
+		w.startFeed(r, "branch-7", scheme)
+		conn := dial(t, r.address("plain"))
+		conn.SetReadDeadline(time.Now().Add(time.Second))
+		header := make([]byte, pcap.FileHeaderLen)
+		if _, err := io.ReadFull(conn, header); err != nil {
+			t.Fatal(err)
+		}
+		const want = "d4c3b2a1020004000000000000000000ffff000001000000"
+		if got := hex.EncodeToString(header); got != want {
+			t.Errorf("header %s, want %s", got, want)
+		}
+	})
 }
 
 // TestHeaderIsKnownAfterRestart: a relay that has seen a stream once gives its
@@ -97,24 +135,26 @@ func TestPacketsAppearWithinASecond(t *testing.T) {
 // TestPacketWithoutBytesIsCounted: a record of captured length 0 would stop
 // Wireshark; it is counted, not sent, and its neighbors arrive.
 func TestPacketWithoutBytesIsCounted(t *testing.T) {
-	w := newWorld(t, "branch-7")
-	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
-	f := w.startFeed(r, "branch-7", "tls")
-	f.packet()
-	f.write(pcap.AppendRecord(nil, 1, 0, 60, nil))
-	f.packet()
-	got, code := shell(t, patience, "tshark -i TCP@%s -c 2 -T fields -e frame.time_epoch", r.address("plain"))
-	if want := epochTime(0) + "\n" + epochTime(1) + "\n"; got != want || code != 0 {
-		t.Errorf("tshark printed %q with code %d, want %q", got, code, want)
-	}
-	f.stdin.Close()
-	if code := f.wait(patience); code != 0 {
-		t.Errorf("agent ended with code %d", code)
-	}
-	end := f.waitMessage("stream ended")
-	if end["empty"] != 1.0 || end["captured"] != 2.0 || end["acknowledged"] != 2.0 {
-		t.Errorf("the agent's sums: %v", end)
-	}
+	overBoth(t, func(t *testing.T, scheme string) {
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+		f := w.startFeed(r, "branch-7", scheme)
+		f.packet()
+		f.write(pcap.AppendRecord(nil, 1, 0, 60, nil))
+		f.packet()
+		got, code := shell(t, patience, "tshark -i TCP@%s -c 2 -T fields -e frame.time_epoch", r.address("plain"))
+		if want := epochTime(0) + "\n" + epochTime(1) + "\n"; got != want || code != 0 {
+			t.Errorf("tshark printed %q with code %d, want %q", got, code, want)
+		}
+		f.stdin.Close()
+		if code := f.wait(patience); code != 0 {
+			t.Errorf("agent ended with code %d", code)
+		}
+		end := f.waitMessage("stream ended")
+		if end["empty"] != 1.0 || end["captured"] != 2.0 || end["acknowledged"] != 2.0 {
+			t.Errorf("the agent's sums: %v", end)
+		}
+	})
 }
 
 // TestOversizedRecordHurtsOneStreamOnly: a record above 262144 bytes ends that
@@ -172,64 +212,68 @@ func TestToolsThatReadOverTLS(t *testing.T) {
 // close_notify at once, nc -N sends FIN; both get what comes later, and a
 // clean end when the relay stops.
 func TestHalfClosedAnalystsKeepReading(t *testing.T) {
-	w := newWorld(t, "branch-7")
-	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainLive}, listenerTOML{"secure", "", "tls = true\n" + plainLive}))
-	f := w.startFeed(r, "branch-7", "tls")
-	plainHost, plainPort := splitAddress(t, r.address("plain"))
-	tlsHost, tlsPort := splitAddress(t, r.address("secure"))
-	commands := []string{
-		fmt.Sprintf("exec ncat --ssl %s %s </dev/null", tlsHost, tlsPort),
-		fmt.Sprintf("exec nc.openbsd -N %s %s </dev/null", plainHost, plainPort),
-		fmt.Sprintf("exec ncat %s %s </dev/null", plainHost, plainPort),
-	}
-	var outputs []*bytes.Buffer
-	var running []*exec.Cmd
-	for _, c := range commands {
-		cmd, out := exec.Command("bash", "-c", c), new(bytes.Buffer)
-		cmd.Stdout, cmd.Stderr = out, os.Stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+	overBoth(t, func(t *testing.T, scheme string) {
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainLive}, listenerTOML{"secure", "", "tls = true\n" + plainLive}))
+		f := w.startFeed(r, "branch-7", scheme)
+		plainHost, plainPort := splitAddress(t, r.address("plain"))
+		tlsHost, tlsPort := splitAddress(t, r.address("secure"))
+		commands := []string{
+			fmt.Sprintf("exec ncat --ssl %s %s </dev/null", tlsHost, tlsPort),
+			fmt.Sprintf("exec nc.openbsd -N %s %s </dev/null", plainHost, plainPort),
+			fmt.Sprintf("exec ncat %s %s </dev/null", plainHost, plainPort),
 		}
-		running, outputs = append(running, cmd), append(outputs, out)
-	}
-	eventually(t, "three analysts are connected", func() bool { return r.metric("poip_relay_connections") == 3 })
-	time.Sleep(2 * time.Second) // what ncat and nc send first has long arrived
-	for range 10 {
-		f.packet()
-	}
-	eventually(t, "all were sent", func() bool { return r.metric("poip_relay_sent_packets_total") == 30 })
-	r.stop()
-	for i, cmd := range running {
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v", commands[i], err)
+		var outputs []*bytes.Buffer
+		var running []*exec.Cmd
+		for _, c := range commands {
+			cmd, out := exec.Command("bash", "-c", c), new(bytes.Buffer)
+			cmd.Stdout, cmd.Stderr = out, os.Stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			running, outputs = append(running, cmd), append(outputs, out)
 		}
-		if !bytes.Equal(outputs[i].Bytes(), f.micro()) {
-			t.Errorf("%s: %d bytes, want %d", commands[i], outputs[i].Len(), len(f.micro()))
+		eventually(t, "three analysts are connected", func() bool { return r.metric("poip_relay_connections") == 3 })
+		time.Sleep(2 * time.Second) // what ncat and nc send first has long arrived
+		for range 10 {
+			f.packet()
 		}
-	}
+		eventually(t, "all were sent", func() bool { return r.metric("poip_relay_sent_packets_total") == 30 })
+		r.stop()
+		for i, cmd := range running {
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%s: %v", commands[i], err)
+			}
+			if !bytes.Equal(outputs[i].Bytes(), f.micro()) {
+				t.Errorf("%s: %d bytes, want %d", commands[i], outputs[i].Len(), len(f.micro()))
+			}
+		}
+	})
 }
 
 // TestJunkFromAnalystsIsDiscarded: a client that sends 300 kB while it receives
 // still gets every byte when the relay closes.
 func TestJunkFromAnalystsIsDiscarded(t *testing.T) {
-	w := newWorld(t, "branch-7")
-	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
-	f := w.startFeed(r, "branch-7", "tls")
-	conn := dial(t, r.address("plain"))
-	for range 2000 {
-		f.packet()
-	}
-	if _, err := conn.Write(make([]byte, 300_000)); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "all were received", func() bool { return r.metric("poip_relay_received_packets_total") == 2000 })
-	go r.stop()
-	conn.SetReadDeadline(time.Now().Add(patience))
-	got, err := io.ReadAll(conn)
-	if err != nil || !bytes.Equal(got, f.micro()) {
-		t.Errorf("%d bytes, want %d (%v)", len(got), len(f.micro()), err)
-	}
-	r.wait(patience)
+	overBoth(t, func(t *testing.T, scheme string) {
+		w := newWorld(t, "branch-7")
+		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
+		f := w.startFeed(r, "branch-7", scheme)
+		conn := dial(t, r.address("plain"))
+		for range 2000 {
+			f.packet()
+		}
+		if _, err := conn.Write(make([]byte, 300_000)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "all were received", func() bool { return r.metric("poip_relay_received_packets_total") == 2000 })
+		go r.stop()
+		conn.SetReadDeadline(time.Now().Add(patience))
+		got, err := io.ReadAll(conn)
+		if err != nil || !bytes.Equal(got, f.micro()) {
+			t.Errorf("%d bytes, want %d (%v)", len(got), len(f.micro()), err)
+		}
+		r.wait(patience)
+	})
 }
 
 // TestStrangersAreRefused: without a certificate there is no stream, and the
