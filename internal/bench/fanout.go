@@ -9,7 +9,7 @@ import (
 
 // fanoutScenarios are one stream to many readers.
 func fanoutScenarios(a amounts) []scenario {
-	return []scenario{plainFanout(a), tlsFanout(a), perPacketFanout(a, mixed), perPacketFanout(a, 64)}
+	return []scenario{plainFanout(a), stalledScenario(a), tlsFanout(a), perPacketFanout(a, mixed), perPacketFanout(a, 64)}
 }
 
 func toReaders(who string, n int) string { return fmt.Sprintf("%s, %d", who, n) }
