@@ -156,8 +156,8 @@ func TestFilesAreForTheirOwner(t *testing.T) {
 	f := w.startFeed(r, "branch-7", "tls")
 	f.packet()
 	eventually(t, "the packet has arrived", func() bool { return r.metric("poip_relay_received_packets_total") == 1 })
+	f.stop() // first: it waits until the history has the packet
 	r.stop()
-	f.stop()
 	looked := 0
 	for _, folder := range []string{"relay", "branch-7"} {
 		filepath.WalkDir(w.path(folder), func(path string, d fs.DirEntry, err error) error {
