@@ -442,3 +442,31 @@ func TestAFullDiskKeepsNothingTorn(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestAReaderOfWhatIsGivenUpGoesOnWhereItWas: entries that a Reader was about to
+// read are gone, since the disk did not confirm them. Those before the place that
+// it stands at are not returned on that account.
+func TestAReaderOfWhatIsGivenUpGoesOnWhereItWas(t *testing.T) {
+	j := openModel(t, newDisk(), Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 3)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	r := j.ReadNumber(testEpoch(1).ID, 10)
+	find, before := r.src.find, true
+	r.src.find = func(at *position) (view, bool) {
+		v, found := find(at)
+		if before { // the segment is given up
+			v.sum.entries, before = v.sum.entries+3, false
+		}
+		return v, found
+	}
+	all, _ := readAll(t, r)
+	if len(all) != 2 || all[0].First != 10 || all[1].First != 20 {
+		t.Errorf("read %+v, want the batches from 10 on", all)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -122,10 +122,10 @@ func (r *Reader) Next(most int) (Chunk, error) {
 			}
 		}
 		r.view = v
-		before, sum := r.at, r.sum
+		before, sum, behind := r.at, r.sum, r.behind
 		c := r.read(most)
 		if r.problem != nil && r.stale() {
-			r.at, r.sum = before, sum
+			r.at, r.sum, r.behind = before, sum, behind
 			continue
 		}
 		if r.problem != nil {
