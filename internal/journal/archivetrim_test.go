@@ -199,3 +199,34 @@ func TestAnArchiveThatCannotBeReadIsNotDamaged(t *testing.T) {
 		t.Errorf("inspect says %v", err)
 	}
 }
+
+// TestDroppingIsNoDamage: a segment in which an Archive has seen damage, and
+// which becomes gaps before it looks again, is complete and not damaged.
+func TestDroppingIsNoDamage(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{Segment: 6000})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 30)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	oldest := packetFiles(d)[0]
+	d.put(oldest, append([]byte{0}, d.bytes(oldest)[1:]...))
+	damaged := d.crash()
+	if gaps, _ := j.DropOldest(testEpoch(1).ID, 0); len(gaps) == 0 {
+		t.Fatal("nothing was dropped")
+	}
+	dropped := d.crash()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for n, more := 0, true; more; n++ {
+		d := damaged.crash()
+		happened := d.whenOpened(n, func() { d.dirs["."].now = dropped.dirs["."].now })
+		s := inspectModel(t, d).Segments()[0]
+		more = happened()
+		if s.Packets == 0 && (s.Live || len(s.Damaged) > 0 || s.Lost[wire.CauseSpoolOverflow] == 0) {
+			t.Errorf("dropped before file %d is opened: live %t, damaged %v, lost %v", n, s.Live, s.Damaged, s.Lost)
+		}
+	}
+}

@@ -90,6 +90,7 @@ func (x *examination) close() {
 	if x.packets != nil {
 		x.packets.Close()
 	}
+	x.index, x.packets = nil, nil // the next generation may have none
 }
 
 func (x *examination) problem(format string, args ...any) {
