@@ -41,6 +41,11 @@ const drainTime = 3 * time.Second
 // (pending_per_address, 32 by default).
 const mostDialing = 16
 
+// dialTurn is for how long who dials keeps the others waiting. A relay that is
+// there has answered by then, or has given the place to somebody else; one that is
+// gone must not keep every stream from the next one.
+const dialTurn = 2 * time.Second
+
 // Agent runs the captures of one sensor and brings them to a relay.
 type Agent struct {
 	// Set before Run.
@@ -111,7 +116,9 @@ func (a *Agent) dial(ctx context.Context, ep transport.Endpoint) (transport.Conn
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	defer func() { <-a.dialing }()
+	over := sync.OnceFunc(func() { <-a.dialing })
+	defer over()
+	defer time.AfterFunc(dialTurn, over).Stop()
 	return a.Open(ctx, ep)
 }
 

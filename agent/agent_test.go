@@ -197,6 +197,37 @@ func TestManyStreamsDoNotDialAtOnce(t *testing.T) {
 	})
 }
 
+// TestManyStreamsFindTheNextRelay: the first one is gone, so that dialing it
+// takes as long as it may.
+func TestManyStreamsFindTheNextRelay(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		const streams = 64
+		a := testAgent(t, relay, map[string]capture.Source{"file": sourceFunc(func(_ context.Context, open func(capture.Info) capture.Sink) error {
+			for i := range streams {
+				packets(open(capture.Info{Sub: fmt.Sprint(i), LinkType: 1, Snaplen: 100}), i, 1, 60)
+			}
+			return nil
+		})})
+		gone := transport.Endpoint{Scheme: "tls", Host: "gone", Port: 1}
+		a.config.Relay = append([]transport.Endpoint{gone}, a.config.Relay...)
+		const patience = 10 * time.Second
+		a.Open = func(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
+			if ep != gone {
+				return relay.Open(ctx, ep)
+			}
+			time.Sleep(patience)
+			return nil, context.DeadlineExceeded
+		}
+		began := time.Now()
+		if err := a.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 2*patience {
+			t.Errorf("the last stream was delivered after %s; dialing the relay that is gone takes %s", took, patience)
+		}
+	})
+}
+
 func TestInterfacesOfAFileBecomeStreams(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		a := testAgent(t, relay, map[string]capture.Source{"file": sourceFunc(func(_ context.Context, open func(capture.Info) capture.Sink) error {
