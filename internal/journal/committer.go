@@ -164,7 +164,7 @@ func (c *committer) obey() error {
 		}
 	}
 	j.mu.Lock()
-	j.renew, j.retire = false, false
+	j.renew, j.retire = j.renew && !renew, j.retire && !retire // others may have asked meanwhile
 	j.mu.Unlock()
 	return nil
 }

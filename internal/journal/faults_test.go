@@ -470,3 +470,41 @@ func TestAReaderOfWhatIsGivenUpGoesOnWhereItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestWhatIsAskedForMeanwhileIsNotForgotten: who wants the only segment to go
+// says so while it is being ended for somebody else. If that were forgotten after
+// the segment went, its index, which has to wait for another one, would keep the
+// committer busy for ever.
+func TestWhatIsAskedForMeanwhileIsNotForgotten(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 3)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	d.mu.Lock()
+	d.failing = func(op, name string) error {
+		if op == "sync" && !asked { // of the seal
+			asked = true
+			j.Keep(0, 0)
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if !j.Retire() {
+		t.Fatal("the segment is still being written")
+	}
+	j.mu.Lock()
+	if !j.renew && len(j.segments) < 2 {
+		t.Error("no other segment is to be begun")
+	}
+	j.mu.Unlock()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !asked {
+		t.Error("the segment was not sealed")
+	}
+}
