@@ -262,6 +262,7 @@ func (c *committer) abandon(err error) {
 	s.complete = true
 	if s.sum = c.confirmed; c.fresh {
 		j.doom(len(j.segments) - 1)
+		j.renew = j.renew || len(j.segments) == 0 // some index has to say how far the log has got
 	}
 	c.fresh = false
 	j.written = j.durable

@@ -508,3 +508,61 @@ func TestWhatIsAskedForMeanwhileIsNotForgotten(t *testing.T) {
 		t.Error("the segment was not sealed")
 	}
 }
+
+// TestWithoutASegmentAnotherIsBegun: the only segment has gone, for the disk was
+// full of it, and the disk does not confirm the empty one in its place. Another is
+// begun, and the committer, which has files to delete until then, comes to rest.
+func TestWithoutASegmentAnotherIsBegun(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 3)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	failed := false
+	d.mu.Lock()
+	d.space = 0
+	d.failing = func(op, name string) error {
+		if op == "syncdir" && !failed && j.Oldest() == uint64(next) {
+			for file := range d.dirs["."].now {
+				if strings.HasPrefix(file, "0000000000000001") && !strings.HasSuffix(file, indexSuffix) {
+					return nil // of files that were deleted
+				}
+			}
+			j.mu.Lock()
+			failed = j.tail != nil
+			j.mu.Unlock()
+			if failed {
+				d.space += 4096 // for one that can be confirmed
+				return errSync
+			}
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	within(t, "it has failed", func() bool {
+		j.Keep(0, 0)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return failed
+	})
+	for end := time.Now().Add(10 * time.Second); len(j.Epochs()) == 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	if len(j.Epochs()) == 0 {
+		t.Error("no other segment was begun: nothing says how far the log has got")
+	}
+	rounds := func() uint64 {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.rounds
+	}
+	before := rounds()
+	time.Sleep(20 * time.Millisecond)
+	if n := rounds() - before; n > 5 {
+		t.Errorf("%d rounds in 20 ms with nothing to do", n)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
