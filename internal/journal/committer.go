@@ -253,6 +253,9 @@ func (c *committer) sync() error {
 func (c *committer) abandon(err error) {
 	j, s := c.j, c.j.tail
 	j.log.Warn("segment is given up at what the disk has confirmed", "segment", s.name.String(), "packets", c.confirmed.packets, "err", err)
+	j.mu.Lock()
+	s.sum, j.written = c.confirmed, j.durable // before the files end there: Readers take it for damage else
+	j.mu.Unlock()
 	// That the files end there is for other readers. Who recovers the journal
 	// goes by where the next segment begins.
 	c.cut(&c.confirmed)
@@ -260,12 +263,11 @@ func (c *committer) abandon(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.complete = true
-	if s.sum = c.confirmed; c.fresh {
+	if c.fresh {
 		j.doom(len(j.segments) - 1)
 		j.renew = j.renew || len(j.segments) == 0 // some index has to say how far the log has got
 	}
 	c.fresh = false
-	j.written = j.durable
 	j.tail = nil
 }
 

@@ -566,3 +566,42 @@ func TestWithoutASegmentAnotherIsBegun(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestReadersKnowFirstWhatIsGivenUp: by the time that the files end at what the
+// disk has confirmed, no Reader expects more of them. It would take it for damage.
+func TestReadersKnowFirstWhatIsGivenUp(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 3)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	failed, cut := false, false
+	d.mu.Lock()
+	d.failing = func(op, _ string) error {
+		switch {
+		case op == "truncate" && failed && !cut:
+			cut = true
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			if n := j.segments[0].sum.entries; n != 3 || j.written != j.durable {
+				t.Errorf("%d entries are there for Readers when 3 are left", n)
+			}
+		case op == "sync" && !failed:
+			failed = true
+			return errSync
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	next = write(j, next, 3)
+	within(t, "written again", func() bool { return j.Sync() == nil })
+	wholeFrom(t, j, 0, next)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !cut {
+		t.Error("nothing was given up")
+	}
+}
