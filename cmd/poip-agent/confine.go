@@ -62,6 +62,6 @@ func confineTo(cfg agent.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log.Info("confined", "to", force)
+	force.Log(log)
 	return nil
 }

@@ -40,6 +40,6 @@ func confineTo(path string, cfg broker.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log.Info("confined", "to", force)
+	force.Log(log)
 	return nil
 }

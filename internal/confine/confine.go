@@ -66,17 +66,21 @@ type InForce struct {
 	Seccomp      string // what the filter of system calls does, or "off: " and why
 }
 
+// Log says what is in force. The paths are many.
+func (f InForce) Log(log *slog.Logger) {
+	log.Info("confined", "to", f)
+	log.Debug("confined to paths", "paths", strings.Join(f.Paths, " "))
+}
+
 // LogValue is how it stands in the log.
 func (f InForce) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("capabilities", f.Capabilities)}
 	if f.User != "" {
 		attrs = append(attrs, slog.String("user", f.User))
 	}
-	if f.Landlock == 0 {
-		attrs = append(attrs, slog.String("landlock", "off: "+f.Why))
-	} else {
-		attrs = append(attrs, slog.String("landlock", fmt.Sprintf("ABI %d", f.Landlock)), slog.String("paths", strings.Join(f.Paths, " ")))
+	landlock := "off: " + f.Why
+	if f.Landlock > 0 {
+		landlock = fmt.Sprintf("ABI %d, %d paths", f.Landlock, len(f.Paths))
 	}
-	attrs = append(attrs, slog.String("seccomp", f.Seccomp))
-	return slog.GroupValue(attrs...)
+	return slog.GroupValue(append(attrs, slog.String("landlock", landlock), slog.String("seccomp", f.Seccomp))...)
 }

@@ -135,7 +135,7 @@ func TestRelayIsConfined(t *testing.T) {
 			unprivileged(t, status)
 		}
 		confined := r.waitMessage("confined")["to"].(map[string]any)
-		paths, _ := confined["paths"].(string)
+		paths, _ := r.waitMessage("confined to paths")["paths"].(string)
 		if confined["capabilities"] != "none" || !strings.HasPrefix(fmt.Sprint(confined["seccomp"]), "refuses ") || paths != "" && !strings.Contains(paths, "write:"+w.path("relay")) {
 			t.Errorf("the log says %v", confined)
 		}
