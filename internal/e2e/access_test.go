@@ -66,8 +66,8 @@ func TestToolsAsAnalysts(t *testing.T) {
 		}
 	}
 	for _, f := range []*feed{seven, eight} {
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Fatalf("agent ended with code %d", code)
 		}
 	}
@@ -232,24 +232,24 @@ func TestBadConfigurationsLoseNothing(t *testing.T) {
 		for range 5 {
 			f.packet()
 		}
-		r.signal(syscall.SIGHUP)
+		r.Signal(syscall.SIGHUP)
 		for range 5 {
 			f.packet()
 		}
 		eventually(t, fmt.Sprintf("mistake %d is told", i), func() bool {
-			return r.count(func(l logLine) bool { return l["msg"] == failed && l["level"] == "ERROR" }) > i
+			return r.Count(func(l logLine) bool { return l["msg"] == failed && l["level"] == "ERROR" }) > i
 		})
 		if r.door("m", "").Address != "" {
 			t.Errorf("mistake %d: a listener of it is there", i)
 		}
 	}
 	w.write("relay.toml", good)
-	r.signal(syscall.SIGHUP)
-	r.waitMessage("configuration reloaded")
+	r.Signal(syscall.SIGHUP)
+	r.WaitMessage("configuration reloaded")
 	f.packet()
 	sent := 10*len(bad) + 1
 	eventually(t, "all are sent", func() bool { return r.metric("poip_relay_sent_packets_total") == float64(sent) })
-	if got := r.count(func(l logLine) bool { return l["msg"] == failed }); got != len(bad) {
+	if got := r.Count(func(l logLine) bool { return l["msg"] == failed }); got != len(bad) {
 		t.Errorf("%d reloads have failed of %d", got, len(bad))
 	}
 	r.stop()
@@ -278,8 +278,8 @@ func TestAdministrationElsewhere(t *testing.T) {
 	toml := strings.Replace(w.relayTOML("", listenerTOML{"plain", "", plainLive}, listenerTOML{"secure", "", "tls = true\n" + plainLive}),
 		"[relay.admin]\nlisten = \"127.0.0.1:0\"\n", "[relay.admin]\nlisten = \"0.0.0.0:0\"\ntls = true\npasswords = \"passwords\"\n", 1)
 	config := w.write("relay.toml", toml)
-	r := &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), w}
-	running := r.waitMessage("relay is running")
+	r := &relay{process: w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), world: w}
+	running := r.WaitMessage("relay is running")
 	_, port := splitAddress(t, running["admin"].(string))
 	base := "https://localhost:" + port
 	trust := w.clientTLS()
@@ -346,7 +346,7 @@ func TestAdministrationElsewhere(t *testing.T) {
 			}
 		}
 	}
-	if strings.Contains(r.text(), "horse") {
+	if strings.Contains(r.Log(), "horse") {
 		t.Error("the password is in the log")
 	}
 }

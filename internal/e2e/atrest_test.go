@@ -64,7 +64,7 @@ func (r *resting) spool() {
 	a := r.agent("tls://127.0.0.1:1", r.spoolKey, "cat "+r.path("packets.pcap")+"; sleep 60")
 	eventually(r.t, "all is in the spool", func() bool { return sizeBelow(r.t, r.path("branch-7", "spool")) > len(r.records) })
 	time.Sleep(time.Second) // twenty times as long as a batch may take to its fsync
-	a.kill()
+	a.Kill()
 }
 
 // deliver has another agent deliver what is in the spool, and kills it and the
@@ -77,8 +77,8 @@ func (r *resting) deliver() {
 	eventually(r.t, "it is in the history", func() bool {
 		return relay.metric("poip_relay_history_packets") == float64(r.n) && relay.metric("poip_relay_history_pending_bytes") == 0
 	})
-	relay.kill()
-	a.kill()
+	relay.Kill()
+	a.Kill()
 }
 
 func sizeBelow(t *testing.T, dir string) (n int) {
@@ -158,11 +158,11 @@ func TestAnotherKeyOpensNothing(t *testing.T) {
 	other := r.newKey("other.key", "7")
 	for _, key := range []string{"", fmt.Sprintf("spool_key = %q\n", other)} {
 		a := r.agent("tls://127.0.0.1:1", key, "sleep 60")
-		line := a.waitMessage("no spool: what does not fit into memory will be lost")
+		line := a.WaitMessage("no spool: what does not fit into memory will be lost")
 		if text := fmt.Sprint(line["error"], line["remedy"]); !strings.Contains(text, "they need key ") || !strings.Contains(text, "spool_key") {
 			t.Errorf("the agent says %s", text)
 		}
-		a.kill()
+		a.Kill()
 	}
 	same(t, spool, filesBelow(t, r.path("branch-7", "spool")))
 
@@ -186,7 +186,7 @@ func TestAnotherKeyOpensNothing(t *testing.T) {
 		a := r.agent(relay.intake("tls"), key, "cat "+r.path("packets.pcap")+"; sleep 60")
 		eventually(t, "packets come", func() bool { return relay.metric("poip_relay_received_packets_total") == before+float64(r.n) })
 		a.stop()
-		if n := a.count(func(l logLine) bool { return strings.HasPrefix(fmt.Sprint(l["msg"]), "no spool") }); n > 0 {
+		if n := a.Count(func(l logLine) bool { return strings.HasPrefix(fmt.Sprint(l["msg"]), "no spool") }); n > 0 {
 			t.Errorf("with %q the agent does not use an empty spool", key)
 		}
 	}

@@ -114,7 +114,7 @@ func TestBadCertificatesOpenNoStream(t *testing.T) {
 	if streams := r.get("/api/v1/streams"); strings.Contains(streams, "branch-7") || r.metric("poip_relay_received_packets_total") != 0 {
 		t.Errorf("a stream was made: %s", streams)
 	}
-	for _, line := range strings.Split(r.text(), "\n") {
+	for _, line := range strings.Split(r.Log(), "\n") {
 		if strings.ContainsFunc(line, func(c rune) bool { return c < ' ' }) {
 			t.Errorf("the log holds raw bytes of a certificate: %q", line)
 		}
@@ -150,11 +150,4 @@ func attempt(t *testing.T, cfg *tls.Config, relayURL string) string {
 		n = 0
 	}
 	return string(b[:n])
-}
-
-// text is the log so far.
-func (p *process) text() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.raw.String()
 }

@@ -38,7 +38,7 @@ func capturesArrive(t *testing.T, scheme string, captures []oracle.Capture) {
 		tables = append(tables, fmt.Sprintf("name = \"f%d\"\nfile = %q\n", i, c.Path))
 	}
 	agent := w.startAgent("lab", w.agentTOML("lab", r.intake(scheme), tables...))
-	agent.wait(2 * time.Minute)
+	agent.WaitFor(2 * time.Minute)
 
 	doors, complaints := r.doorsByCapture("each"), agent.complaints()
 	for i, c := range captures {
@@ -103,10 +103,8 @@ func (r *relay) doorsByCapture(listener string) map[string]map[int]string {
 // complaints returns what an agent that has ended said of captures that it
 // could not read to the end.
 func (p *process) complaints() map[string]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	said := map[string]string{}
-	for _, l := range p.lines {
+	for _, l := range p.Lines() {
 		if name, ok := l["capture"].(string); ok && l["level"] == "ERROR" {
 			said[name] += fmt.Sprint(l["error"])
 		}

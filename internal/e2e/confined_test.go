@@ -54,7 +54,7 @@ func TestAgentCapturesWithoutCapabilities(t *testing.T) {
 				unprivileged(t, status)
 			}
 		}
-		confined := agent.waitMessage("confined")["to"].(map[string]any)
+		confined := agent.WaitMessage("confined")["to"].(map[string]any)
 		if confined["capabilities"] != "none" || !strings.HasPrefix(fmt.Sprint(confined["seccomp"]), "refuses ") {
 			t.Errorf("the log says %v", confined)
 		}
@@ -101,9 +101,9 @@ func TestAnAgentEndsBeforeItsCommand(t *testing.T) {
 		r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
 		command := "name = \"cmd\"\ncommand = [\"tcpdump\", \"-U\", \"-i\", \"vb\", \"-w\", \"-\"]\n"
 		agent := w.startAgent("branch-7", w.agentTOML("branch-7", r.intake("tls"), command))
-		agent.waitMessage("connected to relay")
+		agent.WaitMessage("connected to relay")
 		agent.stop()
-		agent.waitMessage("command goes on for a while")
+		agent.WaitMessage("command goes on for a while")
 	})
 }
 
@@ -134,8 +134,8 @@ func TestRelayIsConfined(t *testing.T) {
 		for _, status := range threads(t, r.process) {
 			unprivileged(t, status)
 		}
-		confined := r.waitMessage("confined")["to"].(map[string]any)
-		paths, _ := r.waitMessage("confined to paths")["paths"].(string)
+		confined := r.WaitMessage("confined")["to"].(map[string]any)
+		paths, _ := r.WaitMessage("confined to paths")["paths"].(string)
 		if confined["capabilities"] != "none" || !strings.HasPrefix(fmt.Sprint(confined["seccomp"]), "refuses ") || paths != "" && !strings.Contains(paths, "write:"+w.path("relay")) {
 			t.Errorf("the log says %v", confined)
 		}
@@ -147,8 +147,8 @@ func TestRelayIsConfined(t *testing.T) {
 		if err := os.Rename(w.write("next.toml", text), w.path("relay.toml")); err != nil {
 			t.Fatal(err)
 		}
-		r.signal(syscall.SIGHUP)
-		r.waitMessage("configuration reloaded")
+		r.Signal(syscall.SIGHUP)
+		r.WaitMessage("configuration reloaded")
 		r.stop()
 	})
 }
@@ -160,11 +160,11 @@ func TestUnknownConfinementRefusesToStart(t *testing.T) {
 		toml := w.agentTOML("branch-7", "tls://127.0.0.1:1", "name = \"in\"\nstdin = true\n")
 		toml = strings.Replace(toml, "[agent]\n", "[agent]\n"+wrong+"\n", 1)
 		a := w.startAgent("branch-7", toml)
-		if code := a.wait(patience); code == 0 {
+		if code := a.Wait(); code == 0 {
 			t.Errorf("%s: the agent ended well", wrong)
 		}
-		if key, _, _ := strings.Cut(wrong, " "); !strings.Contains(a.raw.String(), key) {
-			t.Errorf("%s: it said %s", wrong, &a.raw)
+		if key, _, _ := strings.Cut(wrong, " "); !strings.Contains(a.Log(), key) {
+			t.Errorf("%s: it said %s", wrong, a.Log())
 		}
 	}
 }
@@ -172,9 +172,9 @@ func TestUnknownConfinementRefusesToStart(t *testing.T) {
 // threads reads /proc/PID/task/*/status.
 func threads(t *testing.T, p *process) (all []map[string]string) {
 	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.Cmd.Process.Pid))
 	if err != nil || len(files) < 2 {
-		t.Fatalf("threads of %s: %q, %v", p.name, files, err)
+		t.Fatalf("threads of %s: %q, %v", p.Name, files, err)
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -247,7 +247,7 @@ func TestSystemdIsTold(t *testing.T) {
 	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
 	hear(ofRelay, "READY=1")
 	hear(ofRelay, "WATCHDOG=1")
-	r.signal(syscall.SIGHUP)
+	r.Signal(syscall.SIGHUP)
 	hear(ofRelay, "RELOADING=1\nMONOTONIC_USEC=")
 	hear(ofRelay, "READY=1")
 	ofAgent := told("agent")
@@ -285,7 +285,7 @@ func TestAgentBecomesItsUser(t *testing.T) {
 	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
 	toml := w.agentTOML("branch-7", r.intake("tls"), "name = \"feed\"\nstdin = true\n")
 	a := w.startAgent("branch-7", strings.Replace(toml, "[agent]\n", "[agent]\nuser = \"nobody\"\n", 1))
-	a.stdin.Write(micro(numbered(1)))
+	a.Stdin.Write(micro(numbered(1)))
 	eventually(t, "a packet has arrived", func() bool { return r.metric("poip_relay_received_packets_total") == 1 })
 	for _, status := range threads(t, a) {
 		unprivileged(t, status)

@@ -31,13 +31,13 @@ func TestAgentKilledAgainAndAgain(t *testing.T) {
 				break
 			}
 			f.write(numbered(f.n)[:30]) // it dies in the middle of a record
-			f.kill()
+			f.Kill()
 			n := f.n
 			f = w.startFeed(r, "branch-7", scheme)
 			f.n = n
 		}
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Fatalf("the last agent ended with code %d", code)
 		}
 		received := int(r.metric("poip_relay_received_packets_total"))
@@ -69,13 +69,13 @@ func TestRelayKilledAndRestarted(t *testing.T) {
 			switch f.n {
 			case 200:
 				eventually(t, "200 are acknowledged", func() bool { return r.metric("poip_relay_received_packets_total") == 200 })
-				r.kill()
+				r.Kill()
 			case 400:
 				r = w.startRelay(toml)
 			}
 		}
-		f.stdin.Close()
-		if code := f.wait(2 * patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.WaitFor(2 * patience); code != 0 {
 			t.Fatalf("agent ended with code %d", code)
 		}
 		received, lost := r.metric("poip_relay_received_packets_total"), r.metric("poip_relay_lost_packets_total", `cause="relay_restart"`)
@@ -117,7 +117,7 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 			if r.metric("poip_relay_stream_live", "over-"+scheme) != 0 {
 				t.Errorf("%s: the relay takes a stream for alive after 30 s of silence", scheme)
 			}
-			f.waitMessage("no uplink")
+			f.WaitMessage("no uplink")
 		}
 		link.Mend()
 		everySecond(2)
@@ -126,8 +126,8 @@ func TestLinkCutForHalfAMinute(t *testing.T) {
 			if lost := r.metric("poip_relay_lost_packets_total", "over-"+scheme); lost != 0 {
 				t.Errorf("%s: %v packets lost", scheme, lost)
 			}
-			f.stdin.Close()
-			if code := f.wait(patience); code != 0 {
+			f.Stdin.Close()
+			if code := f.Wait(); code != 0 {
 				t.Errorf("%s: agent ended with code %d", scheme, code)
 			}
 		}
@@ -179,9 +179,9 @@ func captureOwnUplink(t *testing.T, link *branch, scheme string) {
 	eventually(t, "the uplink is captured", func() bool { return r.metric("poip_relay_stream_live", `stream="uplink"`) == 1 })
 
 	const all = 20000
-	agent.stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, pcap.MaxCaptured, true))
+	agent.Stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, pcap.MaxCaptured, true))
 	for n := range all {
-		agent.stdin.Write(numbered(n))
+		agent.Stdin.Write(numbered(n))
 	}
 	eventually(t, "the feed has crossed the uplink", func() bool { return r.metric("poip_relay_received_packets_total", `stream="feed"`) == all })
 	if n := captured(); n != 0 {
@@ -235,7 +235,7 @@ func TestStoppedAnalystHurtsNobody(t *testing.T) {
 	if late := time.Since(handed); late > 2*time.Second {
 		t.Errorf("the nine had everything %v after it was handed over", late)
 	}
-	if peak := peakMemory(t, r.cmd.Process.Pid); peak > 16<<20+64<<20 {
+	if peak := peakMemory(t, r.Cmd.Process.Pid); peak > 16<<20+64<<20 {
 		t.Errorf("the relay's memory reached %d MiB with a ring of 16 MiB", peak>>20)
 	}
 	readers[0].Process.Signal(syscall.SIGCONT)

@@ -22,9 +22,9 @@ type feed struct {
 func (w *world) startFeed(r *relay, sensor, scheme string) *feed {
 	w.t.Helper()
 	begins := func(l logLine) bool { return l["msg"] == "stream begins" && l["sensor"] == sensor }
-	before := r.count(begins)
+	before := r.Count(begins)
 	f := w.startFeedAt(sensor, r.intake(scheme))
-	eventually(w.t, "the relay knows the stream", func() bool { return r.count(begins) > before })
+	eventually(w.t, "the relay knows the stream", func() bool { return r.Count(begins) > before })
 	return f
 }
 
@@ -44,7 +44,7 @@ func (r *relay) intake(scheme string) string {
 
 func (f *feed) write(b []byte) {
 	f.t.Helper()
-	if _, err := f.stdin.Write(b); err != nil {
+	if _, err := f.Stdin.Write(b); err != nil {
 		f.t.Fatalf("feed the agent: %v", err)
 	}
 }

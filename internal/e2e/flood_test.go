@@ -86,7 +86,7 @@ func TestSilenceAndGarbage(t *testing.T) {
 		}
 		return err
 	})
-	if most := peakMemory(t, r.cmd.Process.Pid); most > before+256<<20 {
+	if most := peakMemory(t, r.Cmd.Process.Pid); most > before+256<<20 {
 		t.Errorf("the relay has grown from %d to %d MiB", before>>20, most>>20)
 	}
 	stalled()
@@ -246,7 +246,7 @@ func TestFloodsOfHandshakes(t *testing.T) {
 	if out.Load() == 0 {
 		t.Error("no Initial was answered: this proves nothing")
 	}
-	if n := r.count(func(l logLine) bool { return l["msg"] == "agent has gone; its stream waits for it" }); n != 0 {
+	if n := r.Count(func(l logLine) bool { return l["msg"] == "agent has gone; its stream waits for it" }); n != 0 {
 		t.Error("the flood has ended the agent's session")
 	}
 	r.stop()

@@ -99,7 +99,7 @@ func TestGarbageToEveryPort(t *testing.T) {
 	}
 	inOrder(t, reader.until(func(n int) bool { return n == 1+rounds/10 }))
 	// Ten lines at once and one a second, of each of four that log.
-	lines := r.count(func(l logLine) bool { return l["level"] == "WARN" || l["level"] == "ERROR" })
+	lines := r.Count(func(l logLine) bool { return l["level"] == "WARN" || l["level"] == "ERROR" })
 	if most := 4 * (12 + int(time.Since(began).Seconds())); lines > most {
 		t.Errorf("%d lines in the log, want %d at most", lines, most)
 	}
@@ -127,7 +127,7 @@ func throw(t *testing.T, network, address string, what []byte) net.Conn {
 // harmless says that nothing in a log moves a cursor or begins a line.
 func harmless(t *testing.T, p *process) {
 	t.Helper()
-	for _, line := range strings.Split(p.text(), "\n") {
+	for _, line := range strings.Split(p.Log(), "\n") {
 		if strings.ContainsFunc(line, func(c rune) bool { return c < ' ' || c == 0x7f || 0x80 <= c && c < 0xa0 }) {
 			t.Errorf("the log holds control bytes: %q", line)
 		}
@@ -140,7 +140,7 @@ func harmless(t *testing.T, p *process) {
 // resident is how much memory a program has, in bytes.
 func resident(t *testing.T, p *process) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}

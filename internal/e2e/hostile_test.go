@@ -34,7 +34,7 @@ func TestHostileTextsDoNothing(t *testing.T) {
 			if format == "text" {
 				r = w.startTextRelay(config)
 			} else {
-				r = &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), w}
+				r = &relay{process: w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), world: w}
 			}
 			for i, text := range hostile {
 				said := wire.Hello{
@@ -51,7 +51,7 @@ func TestHostileTextsDoNothing(t *testing.T) {
 			for _, path := range []string{"/api/v1/streams", "/api/v1/listeners", "/metrics"} {
 				pages[path] = r.get(path)
 			}
-			pages["log"] = r.text()
+			pages["log"] = r.Log()
 			for where, text := range pages {
 				for _, bad := range []string{"\x1b", "\x00", "\r", "\x07", "\u009b", "\u202e", "\nlevel=ERROR", "\npoip_fake_metric", "\xff"} {
 					if strings.Contains(text, bad) && !(where == "sensors" && bad == "\r") {
@@ -77,20 +77,16 @@ func TestHostileTextsDoNothing(t *testing.T) {
 func (w *world) startTextRelay(config string) *relay {
 	w.t.Helper()
 	p := w.start("poip-relay", "run", "--config", config, "--log-format", "text", "--log-level", "debug")
-	eventually(w.t, "the relay runs", func() bool { return strings.Contains(p.text(), "relay is running") })
-	r := &relay{p, w}
-	line := logLine{"msg": "relay is running"}
-	for _, field := range strings.Fields(p.text()) {
+	eventually(w.t, "the relay runs", func() bool { return strings.Contains(p.Log(), "relay is running") })
+	line := logLine{}
+	for _, field := range strings.Fields(p.Log()) {
 		if key, value, ok := strings.Cut(field, "="); ok {
 			if _, twice := line[key]; !twice {
 				line[key] = value
 			}
 		}
 	}
-	p.mu.Lock()
-	p.lines = append(p.lines, line)
-	p.mu.Unlock()
-	return r
+	return &relay{p, w, line}
 }
 
 // introduce says hello as branch-7, and waits for an answer, whichever.
@@ -162,9 +158,9 @@ func (w *world) work(confine string, withRelay bool) {
 	if withRelay {
 		toml := w.relayTOML("[relay.stream]\nhistory = \"4MiB\"\n", listenerTOML{"plain", "", plainOldest})
 		config := w.write("relay.toml", strings.Replace(toml, "[relay]\n", fmt.Sprintf("[relay]\nconfine = %q\n", confine), 1))
-		r = &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json"), w}
+		r = &relay{process: w.start("poip-relay", "run", "--config", config, "--log-format", "json"), world: w}
 		select {
-		case <-r.done:
+		case <-r.Done():
 			return
 		case <-r.said("relay is running"):
 			relayURL = r.intake("tls")
@@ -175,14 +171,14 @@ func (w *world) work(confine string, withRelay bool) {
 	toml := strings.Replace(w.agentTOML("branch-7", relayURL, capture), "[agent]\n", fmt.Sprintf("[agent]\nspool_sync = \"batch\"\nconfine = %q\n", confine), 1)
 	a := w.startAgent("branch-7", toml)
 	select {
-	case <-a.done:
+	case <-a.Done():
 	case <-time.After(2 * time.Second): // far more than it takes to write
-		a.signal(syscall.SIGTERM)
-		a.wait(patience)
+		a.Signal(syscall.SIGTERM)
+		a.Wait()
 	}
 	if r != nil {
-		r.signal(syscall.SIGTERM)
-		r.wait(patience)
+		r.Signal(syscall.SIGTERM)
+		r.Wait()
 	}
 }
 
@@ -192,7 +188,7 @@ func (p *process) said(message string) <-chan struct{} {
 	go func() {
 		defer close(heard)
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if p.count(func(l logLine) bool { return l["msg"] == message }) > 0 {
+			if p.Count(func(l logLine) bool { return l["msg"] == message }) > 0 {
 				return
 			}
 		}

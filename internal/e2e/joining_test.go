@@ -44,7 +44,7 @@ func joinAndSend(t *testing.T, scheme string, offline bool) {
 	if !strings.Contains(out, "poip-agent run --relay "+r.intake(scheme)) {
 		t.Errorf("enroll does not say how to go on:\n%s", out)
 	}
-	joined := r.waitMessage("a sensor joined")
+	joined := r.WaitMessage("a sensor joined")
 	if joined["sensor"] != "branch-7" || joined["network"] != scheme {
 		t.Errorf("the relay's log says %v", joined)
 	}
@@ -52,8 +52,8 @@ func joinAndSend(t *testing.T, scheme string, offline bool) {
 	for range 20 {
 		f.packet()
 	}
-	f.stdin.Close()
-	if code := f.wait(patience); code != 0 {
+	f.Stdin.Close()
+	if code := f.Wait(); code != 0 {
 		t.Errorf("the agent ended with code %d", code)
 	}
 	if got := readAll(t, r.address("plain")); !bytes.Equal(got, f.micro()) {
@@ -63,7 +63,7 @@ func joinAndSend(t *testing.T, scheme string, offline bool) {
 	if out, err := w.enroll(line, "branch-8"); err == nil || !strings.Contains(out, "the token is not good") {
 		t.Errorf("a second sensor joined by the same line: %v\n%s", err, out)
 	}
-	r.waitLog(func(l logLine) bool { return l["reason"] == "the token is used" })
+	r.WaitLog("that the token is used", func(l logLine) bool { return l["reason"] == "the token is used" })
 	w.searchFor(secretOf(line), r)
 	r.stop()
 }
@@ -118,11 +118,8 @@ func (w *world) enroll(line, sensor string) (string, error) {
 // relay's log, or in a page of its administration.
 func (w *world) searchFor(marker string, r *relay) {
 	w.t.Helper()
-	r.mu.Lock()
-	log := r.raw.String()
-	r.mu.Unlock()
 	for what, text := range map[string]string{
-		"the log": log, "metrics": r.get("/metrics"), "streams": r.get("/api/v1/streams"), "listeners": r.get("/api/v1/listeners"),
+		"the log": r.Log(), "metrics": r.get("/metrics"), "streams": r.get("/api/v1/streams"), "listeners": r.get("/api/v1/listeners"),
 	} {
 		if strings.Contains(text, marker) {
 			w.t.Errorf("%s holds the secret", what)

@@ -29,10 +29,10 @@ func TestReload(t *testing.T) {
 
 	reload := func(toml, says string) {
 		t.Helper()
-		before := r.count(func(l logLine) bool { return l["msg"] == says })
+		before := r.Count(func(l logLine) bool { return l["msg"] == says })
 		w.write("relay.toml", toml)
-		r.signal(syscall.SIGHUP)
-		eventually(t, says, func() bool { return r.count(func(l logLine) bool { return l["msg"] == says }) > before })
+		r.Signal(syscall.SIGHUP)
+		eventually(t, says, func() bool { return r.Count(func(l logLine) bool { return l["msg"] == says }) > before })
 	}
 	const ok, failed = "configuration reloaded", "reload failed; what was in force stays"
 
@@ -78,7 +78,7 @@ func TestReload(t *testing.T) {
 	if rest, err := io.ReadAll(analyst); err != nil || len(rest) != 0 {
 		t.Errorf("an analyst that is no longer allowed got %d bytes more and %v, want a clean end", len(rest), err)
 	}
-	if r.count(func(l logLine) bool { return l["msg"] == "agent has gone" }) != 0 {
+	if r.Count(func(l logLine) bool { return l["msg"] == "agent has gone" }) != 0 {
 		t.Error("a reload disturbed the agent")
 	}
 }

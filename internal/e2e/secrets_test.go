@@ -33,8 +33,8 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 	toml := strings.Replace(w.relayTOML("", listenerTOML{"plain", "", plainOldest}), "[relay.admin]\n", "[relay.admin]\npasswords = \"passwords\"\n", 1)
 	r := w.startRelay(toml)
 	agent := w.startAgent("branch-7", w.agentTOML("branch-7", r.intake("tls"), "name = \"feed\"\nstdin = true\n"))
-	agent.stdin.Write(append(micro(nil), micro(numbered(1))[24:]...))
-	agent.waitMessage("connected to relay")
+	agent.Stdin.Write(append(micro(nil), micro(numbered(1))[24:]...))
+	agent.WaitMessage("connected to relay")
 	var pages []byte
 	for _, path := range []string{"/", "/metrics", "/healthz", "/api/v1/streams", "/api/v1/listeners", "/debug/pprof/", "/debug/vars"} {
 		for _, password := range []string{right, wrong, ""} {
@@ -52,7 +52,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 	seen := map[string][]byte{"pages": pages}
 	for _, p := range []*process{r.process, agent} {
 		for _, what := range []string{"cmdline", "environ"} {
-			path := fmt.Sprintf("/proc/%d/%s", p.cmd.Process.Pid, what)
+			path := fmt.Sprintf("/proc/%d/%s", p.Cmd.Process.Pid, what)
 			text, err := os.ReadFile(path)
 			if err != nil || len(text) == 0 {
 				t.Fatalf("%s: %d bytes, %v", path, len(text), err)
@@ -70,7 +70,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 		secret := strings.Split(string(text), "\n")[1] // of the PEM's base64
 		secrets[secret] = []string{key}
 	}
-	seen["relay's log"], seen["agent's log"] = []byte(r.text()), []byte(agent.text())
+	seen["relay's log"], seen["agent's log"] = []byte(r.Log()), []byte(agent.Log())
 	filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			seen[path], err = os.ReadFile(path)
@@ -94,20 +94,20 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 func crash(t *testing.T, p *process) {
 	t.Helper()
 	limit := new(unix.Rlimit)
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_CORE, nil, limit); err != nil {
+	if err := unix.Prlimit(p.Cmd.Process.Pid, unix.RLIMIT_CORE, nil, limit); err != nil {
 		t.Fatal(err)
 	}
 	limit.Cur = limit.Max
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_CORE, limit, nil); err != nil {
+	if err := unix.Prlimit(p.Cmd.Process.Pid, unix.RLIMIT_CORE, limit, nil); err != nil {
 		t.Fatal(err)
 	}
-	p.signal(unix.SIGABRT)
-	p.wait(patience)
-	if p.cmd.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
-		t.Errorf("%s leaves a core file", p.name)
+	p.Signal(unix.SIGABRT)
+	p.Wait()
+	if p.Cmd.ProcessState.Sys().(syscall.WaitStatus).CoreDump() {
+		t.Errorf("%s leaves a core file", p.Name)
 	}
-	if !strings.Contains(p.text(), "goroutine ") {
-		t.Errorf("%s has not crashed: this proves nothing", p.name)
+	if !strings.Contains(p.Log(), "goroutine ") {
+		t.Errorf("%s has not crashed: this proves nothing", p.Name)
 	}
 }
 

@@ -64,7 +64,7 @@ func TestOneTsharkSurvivesAnAgentsRestart(t *testing.T) {
 			}
 		}
 		next(0)
-		f.kill()
+		f.Kill()
 		f = w.startFeed(r, "branch-7", scheme)
 		f.packet()
 		f.packet()
@@ -103,7 +103,7 @@ func TestHeaderIsKnownAfterRestart(t *testing.T) {
 	toml := w.relayTOML("", listenerTOML{"plain", "", plainLive})
 	r := w.startRelay(toml)
 	f := w.startFeed(r, "branch-7", "tls")
-	f.kill()
+	f.Kill()
 	r.stop()
 	r = w.startRelay(toml)
 	conn := dial(t, r.address("plain"))
@@ -146,11 +146,11 @@ func TestPacketWithoutBytesIsCounted(t *testing.T) {
 		if want := epochTime(0) + "\n" + epochTime(1) + "\n"; got != want || code != 0 {
 			t.Errorf("tshark printed %q with code %d, want %q", got, code, want)
 		}
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Errorf("agent ended with code %d", code)
 		}
-		end := f.waitMessage("stream ended")
+		end := f.WaitMessage("stream ended")
 		if end["empty"] != 1.0 || end["captured"] != 2.0 || end["acknowledged"] != 2.0 {
 			t.Errorf("the agent's sums: %v", end)
 		}
@@ -163,12 +163,12 @@ func TestOversizedRecordHurtsOneStreamOnly(t *testing.T) {
 	w := newWorld(t, "branch-7", "branch-8")
 	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
 	bad, good := w.startFeed(r, "branch-7", "tls"), w.startFeed(r, "branch-8", "tls")
-	bad.stdin.Write(pcap.AppendRecord(nil, 1, 0, 262145, make([]byte, 262145))) // it may be gone before it has all
+	bad.Stdin.Write(pcap.AppendRecord(nil, 1, 0, 262145, make([]byte, 262145))) // it may be gone before it has all
 	good.packet()
-	if code := bad.wait(patience); code == 0 {
+	if code := bad.Wait(); code == 0 {
 		t.Error("the agent with the oversized record ended well")
 	}
-	if !strings.Contains(bad.raw.String(), "262145") {
+	if !strings.Contains(bad.Log(), "262145") {
 		t.Error("the agent's error does not name the length")
 	}
 	if _, code := shell(t, patience, "tshark -i TCP@%s -c 1", r.address("plain")); code != 0 {
@@ -186,8 +186,8 @@ func TestToolsThatReadOverTLS(t *testing.T) {
 		for range 100 {
 			f.packet()
 		}
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Fatalf("agent ended with code %d", code)
 		}
 		host, port := splitAddress(t, r.address("secure"))
@@ -272,7 +272,7 @@ func TestJunkFromAnalystsIsDiscarded(t *testing.T) {
 		if err != nil || !bytes.Equal(got, f.micro()) {
 			t.Errorf("%d bytes, want %d (%v)", len(got), len(f.micro()), err)
 		}
-		r.wait(patience)
+		r.Wait()
 	})
 }
 
@@ -285,10 +285,10 @@ func TestStrangersAreRefused(t *testing.T) {
 	if got != "" {
 		t.Errorf("a client without certificate got %q", got)
 	}
-	r.waitMessage("refused a connection")
+	r.WaitMessage("refused a connection")
 	stranger := other.startAgent("branch-7", other.agentTOML("branch-7", r.intake("tls"), "name = \"x\"\nstdin = true\n"))
-	stranger.stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true))
-	stranger.waitLog(func(l logLine) bool {
+	stranger.Stdin.Write(pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true))
+	stranger.WaitLog("that ca.pem is another one", func(l logLine) bool {
 		return l["level"] != "DEBUG" && strings.Contains(fmt.Sprint(l["error"]), "ca.pem")
 	})
 	if n := r.metric("poip_relay_received_packets_total"); n != 0 || strings.Contains(r.get("/api/v1/streams"), "branch-7") {
@@ -305,7 +305,7 @@ func TestSensorCannotTakeAnothersName(t *testing.T) {
 		if code := readRefusal(t, conn); code != "forbidden" {
 			t.Errorf("refusal %s, want forbidden", code)
 		}
-		r.waitLog(func(l logLine) bool { return l["level"] == "WARN" && strings.Contains(fmt.Sprint(l), "branch-7/eth0") })
+		r.WaitLog("the name that was said", func(l logLine) bool { return l["level"] == "WARN" && strings.Contains(fmt.Sprint(l), "branch-7/eth0") })
 	})
 }
 

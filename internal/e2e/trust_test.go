@@ -74,7 +74,7 @@ func TestCertificateIsRenewedMidSession(t *testing.T) {
 	feeds := []*feed{w.startFeed(r, "over-tls", "tls"), w.startFeed(r, "over-quic", "quic")}
 	for _, f := range feeds {
 		f.packet()
-		slowly(t, "the certificate is renewed", func() bool { return f.count(says("certificate renewed")) > 0 })
+		slowly(t, "the certificate is renewed", func() bool { return f.Count(says("certificate renewed")) > 0 })
 	}
 	slowly(t, "the first ones have expired", func() bool { return time.Now().After(end.Add(3 * time.Second)) })
 	for _, f := range feeds {
@@ -82,15 +82,15 @@ func TestCertificateIsRenewedMidSession(t *testing.T) {
 	}
 	eventually(t, "packets pass after the end of the first certificates", func() bool { return r.metric("poip_relay_received_packets_total") == 4 })
 	for i, f := range feeds {
-		if n := f.count(says("connected to relay")); n != 1 {
+		if n := f.Count(says("connected to relay")); n != 1 {
 			t.Errorf("connected %d times, want 1", n)
 		}
 		label := []string{`sensor="over-tls"`, `sensor="over-quic"`}[i]
 		if left := time.Until(time.Unix(int64(r.metric("poip_relay_sensor_certificate_expiry_timestamp_seconds", label)), 0)); left <= 0 {
 			t.Errorf("%s: the relay goes by a certificate that has ended %s ago", label, -left)
 		}
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Errorf("the agent ended with %d", code)
 		}
 	}
@@ -123,18 +123,18 @@ func TestExpiredSessionEndsAndItsDataIsKept(t *testing.T) {
 	}
 	for _, f := range feeds {
 		for _, warning := range []string{"certificate is not renewed; trying again", "certificate expires soon and is not renewed"} {
-			slowly(t, warning, func() bool { return f.count(says(warning)) > 0 })
+			slowly(t, warning, func() bool { return f.Count(says(warning)) > 0 })
 		}
 	}
 	for i, f := range feeds {
 		away := func(l logLine) bool { return l["msg"] == "sending away" && l["who"] == "sensor "+sensors[i] }
-		slowly(t, "the session is ended", func() bool { return r.count(away) > 0 })
-		at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(r.waitLog(away)["time"]))
+		slowly(t, "the session is ended", func() bool { return r.Count(away) > 0 })
+		at, err := time.Parse(time.RFC3339Nano, fmt.Sprint(r.WaitLog("that it sends the sensor away", away)["time"]))
 		if late := at.Sub(ends[i]); err != nil || late < 0 || late > 15*time.Second { // 5 s, and what a loaded machine adds
 			t.Errorf("%s: ended %s after the certificate, %v", sensors[i], late, err)
 		}
-		f.waitMessage("certificate has expired: no relay takes it, and what is captured is kept as far as there is room")
-		f.waitLog(func(l logLine) bool {
+		f.WaitMessage("certificate has expired: no relay takes it, and what is captured is kept as far as there is room")
+		f.WaitLog("what to do", func(l logLine) bool {
 			return l["msg"] == "no uplink" && strings.Contains(fmt.Sprint(l["remedy"]), "poip-agent enroll")
 		})
 		for range 3 {
@@ -152,8 +152,8 @@ func TestExpiredSessionEndsAndItsDataIsKept(t *testing.T) {
 		w.shortLived(sensors[i], time.Hour) // as joining anew does
 		slowly(t, "what was kept is delivered", func() bool { return received(sensors[i]) == 4 })
 		expect(t, dial(t, r.address(sensors[i])), append(pcap.AppendFileHeader(nil, pcap.LinkEthernet, 65535, true), f.sent...))
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Errorf("the agent ended with %d", code)
 		}
 	}
@@ -167,15 +167,15 @@ func TestAuthorityIsRotated(t *testing.T) {
 	w := newWorld(t, "branch-7", "branch-8", "asleep", "leaving")
 	r := w.startRelay(w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
 	feeds := []*feed{w.startFeed(r, "branch-7", "tls"), w.startFeed(r, "branch-8", "quic")}
-	trusted := r.count(says("certificates and revocations loaded anew"))
+	trusted := r.Count(says("certificates and revocations loaded anew"))
 	old := w.client(t, "leaving")
 	live := w.client(t, "leaving").hello(r.intake("tls"), "leaving/eth0") // knows nothing of RENEW
 
 	w.must("poip-relay", "ca", "rotate", "--data", w.path("relay"))
-	eventually(t, "the relay notices", func() bool { return r.count(says("certificates and revocations loaded anew")) > trusted })
+	eventually(t, "the relay notices", func() bool { return r.Count(says("certificates and revocations loaded anew")) > trusted })
 	for _, f := range feeds {
-		f.waitMessage("relay announces other authorities")
-		f.waitMessage("certificate renewed")
+		f.WaitMessage("relay announces other authorities")
+		f.WaitMessage("certificate renewed")
 		f.packet()
 	}
 	eventually(t, "packets pass", func() bool { return r.metric("poip_relay_received_packets_total") == 2 })
@@ -206,16 +206,16 @@ func TestAuthorityIsRotated(t *testing.T) {
 	}
 	eventually(t, "packets pass", func() bool { return r.metric("poip_relay_received_packets_total") == 4 })
 	for _, f := range feeds {
-		if n := f.count(says("connected to relay")); n != 1 {
+		if n := f.Count(says("connected to relay")); n != 1 {
 			t.Errorf("connected %d times, want 1", n)
 		}
-		f.stdin.Close()
-		if code := f.wait(patience); code != 0 {
+		f.Stdin.Close()
+		if code := f.Wait(); code != 0 {
 			t.Errorf("the agent ended with %d", code)
 		}
 	}
 	again := w.startFeed(r, "branch-7", "tls") // from what it has kept on the disk
-	again.waitMessage("connected to relay")
+	again.WaitMessage("connected to relay")
 }
 
 // TestRevokedMidSession: sessions over TCP and QUIC end, and neither a fresh
@@ -247,7 +247,7 @@ func TestRevokedMidSession(t *testing.T) {
 			t.Errorf("%s: ended with %s", conn.Network(), code)
 		}
 	}
-	agent.waitLog(func(l logLine) bool {
+	agent.WaitLog("that it is revoked", func(l logLine) bool {
 		return l["msg"] == "no uplink" && l["level"] == "ERROR" && strings.Contains(fmt.Sprint(l["error"]), "revoked")
 	})
 	if took := time.Since(revoked); took > 15*time.Second { // 5 s, and what a loaded machine adds
@@ -264,7 +264,7 @@ func TestRevokedMidSession(t *testing.T) {
 
 	other.packet()
 	eventually(t, "the others go on", func() bool { return r.metric("poip_relay_received_packets_total") == 1 })
-	if n := other.count(says("connected to relay")); n != 1 {
+	if n := other.Count(says("connected to relay")); n != 1 {
 		t.Errorf("connected %d times, want 1", n)
 	}
 	w.joinAnew(r, "branch-7")
@@ -287,12 +287,12 @@ func TestDamagedRevocationsAreLoud(t *testing.T) {
 	const bad = "changed certificates or revocations are of no use; what was in force stays"
 	for n, damage := range []string{`{"version":1}`, "{"} {
 		w.write("relay/"+certs.RevocationsFile, damage)
-		eventually(t, "it says so", func() bool { return r.count(says(bad)) > n })
+		eventually(t, "it says so", func() bool { return r.Count(says(bad)) > n })
 		w.client(t, "branch-7").refused(r.intake("tls"))
 	}
 	w.client(t, "branch-8").hello(r.intake("tls"), "branch-8/x").Abort()
 	r.stop()
-	if code := w.start("poip-relay", "run", "--config", w.path("relay.toml")).wait(patience); code == 0 {
+	if code := w.start("poip-relay", "run", "--config", w.path("relay.toml")).Wait(); code == 0 {
 		t.Error("started without knowing who is revoked")
 	}
 }

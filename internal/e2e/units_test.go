@@ -56,26 +56,26 @@ func TestUnitsAreUnderstood(t *testing.T) {
 func TestUnitsAllowWhatProgramsCall(t *testing.T) {
 	w := newWorld(t, "branch-7")
 	config := w.write("relay.toml", w.relayTOML("", listenerTOML{"plain", "", plainOldest}))
-	r := &relay{w.startTraced("poip-relay", "run", "--config", config, "--log-format", "json"), w}
-	r.waitMessage("relay is running")
+	r := &relay{process: w.startTraced("poip-relay", "run", "--config", config, "--log-format", "json"), world: w}
+	r.WaitMessage("relay is running")
 	trace := w.write("trace.pcap", string(micro(numbered(1))))
 	toml := w.agentTOML("branch-7", r.intake("tls"), fmt.Sprintf("name = \"trace\"\nfile = %q\nfilter = \"udp or vlan\"\n", trace))
 	config = w.write("branch-7.toml", toml)
 	a := w.startTraced("poip-agent", "run", "--config", config, "--log-format", "json")
-	if code := a.wait(2 * patience); code != 0 {
+	if code := a.WaitFor(2 * patience); code != 0 {
 		t.Fatalf("the agent ended with code %d", code)
 	}
 	if n := r.metric("poip_relay_received_packets_total"); n != 1 {
 		t.Errorf("%v packets arrived", n)
 	}
-	r.signal(syscall.SIGHUP)
-	r.waitMessage("configuration reloaded")
+	r.Signal(syscall.SIGHUP)
+	r.WaitMessage("configuration reloaded")
 	r.stop()
 	for _, p := range []*process{a, r.process} {
 		// strace fills the numbers of processes up to five columns.
-		exited := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +\+\+\+ exited`, p.cmd.Process.Pid))
+		exited := regexp.MustCompile(fmt.Sprintf(`(?m)^%d +\+\+\+ exited`, p.Cmd.Process.Pid))
 		eventually(t, "strace has seen the end", func() bool {
-			text, err := os.ReadFile(w.path(p.name + ".strace"))
+			text, err := os.ReadFile(w.path(p.Name + ".strace"))
 			return err == nil && exited.Match(text)
 		})
 	}

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -15,10 +14,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"poip/internal/poiptest"
 )
 
 // patience bounds every wait for something that should happen soon.
@@ -102,13 +102,15 @@ listen = "127.0.0.1:0"
 type relay struct {
 	*process
 	world *world
+
+	running logLine // that it said; nil: it is to be found in the log
 }
 
 func (w *world) startRelay(toml string) *relay {
 	w.t.Helper()
 	config := w.write("relay.toml", toml)
-	r := &relay{w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), w}
-	r.waitMessage("relay is running")
+	r := &relay{process: w.start("poip-relay", "run", "--config", config, "--log-format", "json", "--log-level", "debug"), world: w}
+	r.WaitMessage("relay is running")
 	return r
 }
 
@@ -116,7 +118,10 @@ func (w *world) startRelay(toml string) *relay {
 // the name of a listener with a single port.
 func (r *relay) address(name string) string {
 	r.t.Helper()
-	running := r.waitMessage("relay is running")
+	running := r.running
+	if running == nil {
+		running = r.WaitMessage("relay is running")
+	}
 	if address, ok := running[name].(string); ok {
 		return address
 	}
@@ -234,22 +239,12 @@ func (w *world) startAgent(sensor, toml string) *process {
 	return w.start("poip-agent", "run", "--config", config, "--log-format", "json", "--log-level", "debug")
 }
 
-// A logLine is one line of a program's log.
-type logLine map[string]any
+type logLine = poiptest.LogLine
 
 // A process is one of our programs, running.
 type process struct {
-	t    *testing.T
-	name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-
-	stdin io.WriteCloser
-
-	mu    sync.Mutex
-	lines []logLine
-	raw   bytes.Buffer
-	news  chan struct{} // closed and replaced at each line
+	*poiptest.Process
+	t *testing.T
 }
 
 func (w *world) start(name string, args ...string) *process {
@@ -261,55 +256,21 @@ func (w *world) start(name string, args ...string) *process {
 func (w *world) startAs(name, path string, args ...string) *process {
 	w.t.Helper()
 	cmd := exec.Command(path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	stdout, err := os.Create(w.path("stdout"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer stdout.Close()
 	cmd.Stdout = stdout
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	p := &process{t: w.t, name: name, cmd: cmd, stdin: stdin, done: make(chan struct{}), news: make(chan struct{})}
-	go p.collect(stderr)
-	w.t.Cleanup(p.cleanup)
+	p := &process{poiptest.StartProcess(w.t, name, cmd), w.t}
+	p.Patience = patience
 	return p
 }
 
-func (p *process) collect(stderr io.Reader) {
-	lines := bufio.NewScanner(stderr)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := logLine{}
-		json.Unmarshal(lines.Bytes(), &line)
-		p.mu.Lock()
-		p.raw.Write(lines.Bytes())
-		p.raw.WriteByte('\n')
-		p.lines = append(p.lines, line)
-		close(p.news)
-		p.news = make(chan struct{})
-		p.mu.Unlock()
-	}
-	p.cmd.Wait()
-	close(p.done)
-}
-
-func (p *process) cleanup() {
-	p.cmd.Process.Signal(syscall.SIGCONT)
-	p.cmd.Process.Kill()
-	<-p.done
-	if p.t.Failed() {
-		p.t.Logf("---- log of %s:\n%s", p.name, tail(p.raw.String(), 6000))
-	}
+// stop is SIGTERM, and the exit that has to follow: within 5 s, with code 0.
+func (p *process) stop() {
+	p.t.Helper()
+	p.StopWithin(5500 * time.Millisecond)
 }
 
 func tail(s string, n int) string {
@@ -317,81 +278,6 @@ func tail(s string, n int) string {
 		return "…" + s[len(s)-n:]
 	}
 	return s
-}
-
-// waitLog waits for a line of the log that suits.
-func (p *process) waitLog(suits func(logLine) bool) logLine {
-	p.t.Helper()
-	deadline := time.After(patience)
-	for at := 0; ; {
-		p.mu.Lock()
-		news, lines := p.news, p.lines
-		p.mu.Unlock()
-		for ; at < len(lines); at++ {
-			if suits(lines[at]) {
-				return lines[at]
-			}
-		}
-		select {
-		case <-news:
-		case <-p.done:
-			p.t.Fatalf("%s ended before it logged what the test waits for", p.name)
-		case <-deadline:
-			p.t.Fatalf("%s did not log what the test waits for", p.name)
-		}
-	}
-}
-
-// count is how many lines of the log suit.
-func (p *process) count(suits func(logLine) bool) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range p.lines {
-		if suits(l) {
-			n++
-		}
-	}
-	return n
-}
-
-func (p *process) waitMessage(message string) logLine {
-	p.t.Helper()
-	return p.waitLog(func(l logLine) bool { return l["msg"] == message })
-}
-
-func (p *process) signal(s os.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// kill is kill -9, and waits until it is done.
-func (p *process) kill() {
-	p.t.Helper()
-	p.signal(syscall.SIGKILL)
-	p.wait(patience)
-}
-
-// wait returns the exit code.
-func (p *process) wait(most time.Duration) int {
-	p.t.Helper()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(most):
-		p.t.Fatalf("%s did not end within %v", p.name, most)
-		return -1
-	}
-}
-
-// stop is SIGTERM, and the exit that has to follow: within 5 s, with code 0.
-func (p *process) stop() {
-	p.t.Helper()
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(5500 * time.Millisecond); code != 0 {
-		p.t.Errorf("%s ended with code %d at SIGTERM", p.name, code)
-	}
 }
 
 // program is the path of one of our commands, built by TestMain.

@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait for something that should happen soon, on a
-// machine that may be busy with other things.
+// machine that may be busy with other things, unless a test has less.
 const patience = 30 * time.Second
 
 // A LogLine is one line of a program's log in JSON.
@@ -24,11 +24,12 @@ type LogLine map[string]any
 // A Process is a program of ours that runs for a test, which may kill, stop and
 // read it. It is dead when the test ends, and a panic in it is a failure.
 type Process struct {
-	Cmd   *exec.Cmd
-	Stdin io.WriteCloser
+	Name     string
+	Cmd      *exec.Cmd
+	Stdin    io.WriteCloser
+	Patience time.Duration // of every wait
 
 	tb   testing.TB
-	name string
 	done chan struct{} // closed when it has ended
 
 	mu    sync.Mutex
@@ -53,7 +54,7 @@ func StartProcess(tb testing.TB, name string, cmd *exec.Cmd) *Process {
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("start %s: %v", name, err)
 	}
-	p := &Process{Cmd: cmd, Stdin: stdin, tb: tb, name: name, done: make(chan struct{}), news: make(chan struct{})}
+	p := &Process{Name: name, Cmd: cmd, Stdin: stdin, Patience: patience, tb: tb, done: make(chan struct{}), news: make(chan struct{})}
 	read := make(chan struct{})
 	go func() { defer close(read); p.collect(stderr) }()
 	go func() {
@@ -91,11 +92,11 @@ func (p *Process) cleanup() {
 	log := p.Log()
 	for _, bad := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
 		if strings.Contains(log, bad) {
-			p.tb.Errorf("%s: its log has %q", p.name, bad)
+			p.tb.Errorf("%s: its log has %q", p.Name, bad)
 		}
 	}
 	if p.tb.Failed() {
-		p.tb.Logf("---- log of %s, pid %d:\n%s", p.name, p.Cmd.Process.Pid, tail(log, 4000))
+		p.tb.Logf("---- log of %s, pid %d:\n%s", p.Name, p.Cmd.Process.Pid, tail(log, 4000))
 	}
 }
 
@@ -113,10 +114,17 @@ func (p *Process) Log() string {
 	return p.raw.String()
 }
 
+// Lines are those of the log so far.
+func (p *Process) Lines() []LogLine {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lines
+}
+
 // WaitLog waits for a line of the log that suits.
 func (p *Process) WaitLog(what string, suits func(LogLine) bool) LogLine {
 	p.tb.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(p.Patience)
 	for at := 0; ; {
 		p.mu.Lock()
 		news, lines := p.news, p.lines
@@ -129,9 +137,9 @@ func (p *Process) WaitLog(what string, suits func(LogLine) bool) LogLine {
 		select {
 		case <-news:
 		case <-p.done:
-			p.tb.Fatalf("%s ended before it logged: %s", p.name, what)
+			p.tb.Fatalf("%s ended before it logged: %s", p.Name, what)
 		case <-deadline:
-			p.tb.Fatalf("%s did not log: %s", p.name, what)
+			p.tb.Fatalf("%s did not log: %s", p.Name, what)
 		}
 	}
 }
@@ -144,15 +152,16 @@ func (p *Process) WaitMessage(message string) LogLine {
 
 // Count is how many lines of the log suit.
 func (p *Process) Count(suits func(LogLine) bool) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range p.lines {
+	for _, l := range p.Lines() {
 		if suits(l) {
 			n++
 		}
 	}
 	return n
 }
+
+// Done is closed when it has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Ended says whether it has.
 func (p *Process) Ended() bool {
@@ -168,7 +177,7 @@ func (p *Process) Ended() bool {
 func (p *Process) Signal(s os.Signal) {
 	p.tb.Helper()
 	if err := p.Cmd.Process.Signal(s); err != nil {
-		p.tb.Fatalf("signal %s: %v", p.name, err)
+		p.tb.Fatalf("signal %s: %v", p.Name, err)
 	}
 }
 
@@ -182,11 +191,17 @@ func (p *Process) Kill() {
 // Wait waits for the end and returns the exit code.
 func (p *Process) Wait() int {
 	p.tb.Helper()
+	return p.WaitFor(p.Patience)
+}
+
+// WaitFor is Wait where it may take no longer than that.
+func (p *Process) WaitFor(most time.Duration) int {
+	p.tb.Helper()
 	select {
 	case <-p.done:
 		return p.Cmd.ProcessState.ExitCode()
-	case <-time.After(patience):
-		p.tb.Fatalf("%s did not end within %v", p.name, patience)
+	case <-time.After(most):
+		p.tb.Fatalf("%s did not end within %v", p.Name, most)
 		return -1
 	}
 }
@@ -194,8 +209,14 @@ func (p *Process) Wait() int {
 // Stop is SIGTERM, and the good end that has to follow.
 func (p *Process) Stop() {
 	p.tb.Helper()
+	p.StopWithin(p.Patience)
+}
+
+// StopWithin is Stop where it may take no longer than that.
+func (p *Process) StopWithin(most time.Duration) {
+	p.tb.Helper()
 	p.Signal(syscall.SIGTERM)
-	if code := p.Wait(); code != 0 {
-		p.tb.Errorf("%s ended with code %d at SIGTERM", p.name, code)
+	if code := p.WaitFor(most); code != 0 {
+		p.tb.Errorf("%s ended with code %d at SIGTERM", p.Name, code)
 	}
 }
