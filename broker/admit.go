@@ -21,7 +21,7 @@ func (b *Broker) accept(k *socket) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			b.complaints.warn(b.log, "cannot accept; pausing", "address", k.address, "error", err)
+			b.complaints.Warn(b.log, "cannot accept; pausing", "address", k.address, "error", err)
 			select {
 			case <-b.life.Done():
 			case <-time.After(pause):
@@ -50,7 +50,7 @@ func (b *Broker) turnAway(d *door, conn net.Conn, why turnedAway, reason error) 
 		why = awayForbidden
 	}
 	d.listener.tally.away[why].Add(1)
-	b.complaints.warn(d.listener.log, "refused an analyst", "remote", conn.RemoteAddr().String(), "why", why.String(),
+	b.complaints.Warn(d.listener.log, "refused an analyst", "remote", conn.RemoteAddr().String(), "why", why.String(),
 		"analyst", string(who.analyst), "reason", reason.Error())
 	b.auditStranger(d, conn, who.analyst, why, reason)
 	conn.Close()

@@ -139,7 +139,7 @@ type Broker struct {
 	admin   net.Listener   // nil: off
 
 	arrivals   atomic.Uint64 // batches, of all rings
-	complaints complaints
+	complaints transport.Complaints
 	gate       *transport.Gate         // strangers at the intake
 	lobby      *transport.Gate         // strangers at TLS listeners
 	waiting    *transport.Gate         // strangers at the administration

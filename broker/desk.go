@@ -365,7 +365,7 @@ func (b *Broker) auditDenial(remote string, d denial) {
 	if d.word == "" {
 		return
 	}
-	b.complaints.warn(b.log, "refused at the administration", "remote", remote, "user", d.actor, "why", d.word, "reason", d.text)
+	b.complaints.Warn(b.log, "refused at the administration", "remote", remote, "user", d.actor, "why", d.word, "reason", d.text)
 	b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Remote: remote, Reason: d.text})
 }
 

@@ -27,7 +27,7 @@ func (b *Broker) admitPeer(p *transport.Peer) (leave func(), err error) {
 		b.mu.Lock()
 		complaints := &b.rateOf(sensor).complaints
 		b.mu.Unlock()
-		complaints.warn(b.log, "refused a QUIC connection", "sensor", string(sensor), "remote", p.RemoteAddr().String(), "reason", err.Error())
+		complaints.Warn(b.log, "refused a QUIC connection", "sensor", string(sensor), "remote", p.RemoteAddr().String(), "reason", err.Error())
 		b.auditAgent(sensor, p.RemoteAddr(), "quic", codeOf(err), err)
 	}
 	return leave, err

@@ -8,6 +8,7 @@ import (
 
 	"poip/auth"
 	"poip/internal/config"
+	"poip/internal/transport"
 )
 
 // A rate holds one sensor back to so many bytes a second, all its streams
@@ -17,7 +18,7 @@ import (
 type rate struct {
 	limited atomic.Bool // limit is not 0; so that no limit costs no lock
 
-	complaints complaints // about the sensor: whatever it does, it fills no disk
+	complaints transport.Complaints // about the sensor: whatever it does, it fills no disk
 
 	mu    sync.Mutex
 	limit float64 // bytes a second
@@ -76,7 +77,7 @@ func (s *session) complain(log *slog.Logger, text string, attrs ...any) {
 		log.Warn(text, attrs...)
 		return
 	}
-	s.rate.complaints.warn(log, text, attrs...)
+	s.rate.complaints.Warn(log, text, attrs...)
 }
 
 // pay holds the session back after a batch of n bytes, as the rate of its

@@ -84,7 +84,7 @@ func (b *Broker) openHistory(st *stream, s *session) error {
 	if st.history == nil { // only the session that has the stream sets it
 		h, err := b.archive.history(st.name, b.streamConfig())
 		if err != nil {
-			b.complaints.warn(st.log, "refused an agent: its history cannot be used", "error", err)
+			b.complaints.Warn(st.log, "refused an agent: its history cannot be used", "error", err)
 			return refuse(wire.CodeLimit, "the relay cannot use the stream's history")
 		}
 		b.stampAfter(h)

@@ -96,7 +96,7 @@ func (b *Broker) keepRoster(ctx context.Context) {
 	var there string
 	write := func(running bool) {
 		if err := b.writeRoster(&roster, running); err != nil {
-			b.complaints.warn(b.log, "cannot write who was seen", "error", err)
+			b.complaints.Warn(b.log, "cannot write who was seen", "error", err)
 		}
 	}
 	write(true)

@@ -1,17 +1,14 @@
 package transport
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"time"
 )
 
-// complaints logs what strangers do wrong, but not so much of it that they
-// could fill a disk: a burst of ten, then one a second.
-type complaints struct {
-	log *slog.Logger // set once
-
+// Complaints log what strangers do wrong, but not so much of it that they
+// could fill a disk: a burst of ten, then one a second. The zero value is ready.
+type Complaints struct {
 	mu       sync.Mutex
 	tokens   float64   // guarded by mu
 	filled   time.Time // guarded by mu
@@ -20,16 +17,17 @@ type complaints struct {
 
 const complaintBurst = 10
 
-func (c *complaints) say(level slog.Level, msg string, attrs ...slog.Attr) {
+// Warn logs a line, if it may, with how many were withheld before it.
+func (c *Complaints) Warn(log *slog.Logger, text string, attrs ...any) {
 	if withheld, ok := c.allow(time.Now()); ok {
 		if withheld > 0 {
-			attrs = append(attrs, slog.Int("withheld", withheld))
+			attrs = append(attrs, "withheld", withheld)
 		}
-		c.log.LogAttrs(context.Background(), level, msg, attrs...)
+		log.Warn(text, attrs...)
 	}
 }
 
-func (c *complaints) allow(now time.Time) (withheld int, ok bool) {
+func (c *Complaints) allow(now time.Time) (withheld int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.filled.IsZero() {

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
@@ -119,7 +118,7 @@ func TestOriginIsAnAddressOrACustomer(t *testing.T) {
 }
 
 func TestComplaintsAreLimitedAndCounted(t *testing.T) {
-	c := complaints{log: slog.New(slog.DiscardHandler)}
+	var c Complaints
 	now := time.Unix(1e9, 0)
 	said := 0
 	for range 100 {

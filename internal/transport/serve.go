@@ -72,7 +72,7 @@ func (o ServeOptions) withDefaults() ServeOptions {
 type server struct {
 	opts       ServeOptions
 	gate       *Gate
-	complaints complaints
+	complaints Complaints
 	handle     func(context.Context, Conn)
 	running    sync.WaitGroup
 }
@@ -80,10 +80,9 @@ type server struct {
 func newServer(opts ServeOptions, handle func(context.Context, Conn)) *server {
 	opts = opts.withDefaults()
 	return &server{
-		opts:       opts,
-		gate:       opts.Gate,
-		complaints: complaints{log: opts.Log},
-		handle:     handle,
+		opts:   opts,
+		gate:   opts.Gate,
+		handle: handle,
 	}
 }
 
@@ -119,7 +118,7 @@ func (s *server) accept(ctx context.Context, ln net.Listener, cfg *tls.Config) e
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept on %s: %w", ln.Addr(), err)
 		case err != nil:
-			s.complaints.say(slog.LevelWarn, "cannot accept; pausing", slog.String("listener", ln.Addr().String()), slog.Any("error", err))
+			s.complaints.Warn(s.opts.Log, "cannot accept; pausing", "listener", ln.Addr().String(), "error", err)
 			pause.wait(ctx)
 		default:
 			pause.reset()
@@ -192,8 +191,7 @@ func (s *server) refused(remote net.Addr, network string, reason error) {
 	if s.opts.Refused != nil {
 		s.opts.Refused(remote, network, reason)
 	}
-	s.complaints.say(slog.LevelWarn, "refused a connection", slog.String("remote", remote.String()),
-		slog.String("network", network), slog.String("reason", reason.Error()))
+	s.complaints.Warn(s.opts.Log, "refused a connection", "remote", remote.String(), "network", network, "reason", reason.Error())
 }
 
 // backoff is the pause after an accept that failed: 5 ms, doubled up to a second.
