@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,7 @@ import (
 
 	"poip/auth"
 	"poip/internal/audit"
+	"poip/internal/owner"
 )
 
 // A rank is what somebody may do at the administration. Each may do what those
@@ -137,18 +137,11 @@ func (c Config) passwords() (*auth.Passwords, error) {
 }
 
 func readPasswords(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := owner.OpenSecret(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if wider := info.Mode().Perm() &^ 0o600; wider != 0 {
-		return "", fmt.Errorf("%s is open to others (mode %04o): run chmod 0600 %s", path, info.Mode().Perm(), path)
-	}
 	text, err := io.ReadAll(io.LimitReader(f, maxPasswordFile+1))
 	if err == nil && len(text) > maxPasswordFile {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxPasswordFile)

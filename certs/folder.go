@@ -138,7 +138,7 @@ func CheckFolder(dir string) error {
 	if !info.IsDir() {
 		return fmt.Errorf("check folder: %s is not a folder", dir)
 	}
-	return checkMode(dir, info.Mode(), folderMode)
+	return owner.CheckMode(dir, info.Mode(), folderMode)
 }
 
 // checkSecrets refuses a relay's data folder in which others can read a key, be
@@ -157,7 +157,7 @@ func checkSecrets(dir string) error {
 		if err != nil {
 			return fmt.Errorf("check folder: %w", err)
 		}
-		if err := checkMode(path, info.Mode(), mode); err != nil {
+		if err := owner.CheckMode(path, info.Mode(), mode); err != nil {
 			return err
 		}
 	}
@@ -166,27 +166,10 @@ func checkSecrets(dir string) error {
 
 // readSecret reads a key that only its owner can read.
 func readSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := owner.OpenSecret(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat() // of the open file, so that nobody can swap it in between
-	if err != nil {
-		return nil, err
-	}
-	if err := checkMode(path, info.Mode(), secretMode); err != nil {
-		return nil, err
-	}
 	return io.ReadAll(f)
-}
-
-func checkMode(path string, have, want fs.FileMode) error {
-	if runtime.GOOS == "windows" { // modes say nothing there
-		return nil
-	}
-	if wider := have.Perm() &^ want; wider != 0 {
-		return fmt.Errorf("%s is open to others (mode %04o): run chmod %04o %s", path, have.Perm(), want, path)
-	}
-	return nil
 }

@@ -200,8 +200,8 @@ func openFile(path string) (*os.File, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a file", path)
 	}
-	if err == nil && info.Mode().Perm()&^fileMode != 0 {
-		err = fmt.Errorf("%s is open to others (mode %04o): run chmod %04o %s", path, info.Mode().Perm(), fileMode, path)
+	if err == nil {
+		err = owner.CheckMode(path, info.Mode(), fileMode)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open audit log: %w", err), f.Close())

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
+
+	"poip/internal/owner"
 )
 
 // keyDigits is how many hexadecimal digits a key has.
@@ -22,18 +22,11 @@ func ReadKey(path, data string) ([]byte, error) {
 	if err := outside(path, data); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := owner.OpenSecret(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat() // of the open file, so that nobody can swap it in between
-	if err != nil {
-		return nil, err
-	}
-	if wider := info.Mode().Perm() &^ 0o600; wider != 0 && runtime.GOOS != "windows" { // modes say nothing there
-		return nil, fmt.Errorf("%s is open to others (mode %04o): run chmod 0600 %s", path, info.Mode().Perm(), path)
-	}
 	text, err := io.ReadAll(io.LimitReader(f, 2*keyDigits))
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
-// Package owner lets root work in folders of other users and leave nothing
-// there that these cannot use. A service has a user of its own; its operator
-// is root, and runs commands in its data folder.
+// Package owner is about whose files are. It lets root work in folders of
+// other users and leave nothing there that these cannot use: a service has a
+// user of its own; its operator is root, and runs commands in its data folder.
+// And it sees to it that secrets are their owner's alone (secret.go).
 package owner
 
 import (
