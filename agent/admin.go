@@ -8,14 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+
+	"poip/internal/browser"
 )
 
 // adminConnections are served at a time; who comes then waits. One that says
@@ -84,13 +84,7 @@ func (ad *admin) pages() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /api/v1/status", ad.status)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
+		browser.Restrain(w.Header())
 		if err := admissible(r); err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
@@ -100,18 +94,12 @@ func (ad *admin) pages() http.Handler {
 }
 
 // admissible wants requests for a loopback name, and none from another site's
-// page: a page on the web could make a browser on this machine ask, also under
-// a name of its own that resolves to us.
+// page.
 func admissible(r *http.Request) error {
-	if !isLoopbackName(r.Host) {
+	if !browser.IsLoopback(browser.HostOf(r)) {
 		return errors.New("ask for 127.0.0.1, [::1] or localhost")
 	}
-	for i, origin := range r.Header.Values("Origin") {
-		if i > 0 || !strings.EqualFold(origin, "http://"+r.Host) {
-			return errors.New("the request comes from another site's page")
-		}
-	}
-	return nil
+	return browser.CheckOrigin(r)
 }
 
 func (ad *admin) status(w http.ResponseWriter, _ *http.Request) {
@@ -122,16 +110,4 @@ func (ad *admin) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(append(text, '\n')) // who asked and left needs no answer
-}
-
-func isLoopbackName(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.Trim(hostport, "[]")
-	}
-	if host == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"poip/internal/browser"
 )
 
 // This file is what operators, and whoever can make their browsers ask, may say
@@ -63,7 +65,7 @@ func decent(t *testing.T, answer *httptest.ResponseRecorder) {
 	if !slices.Contains([]int{200, 301, 307, 400, 401, 403, 404, 405, 501}, answer.Code) {
 		t.Errorf("answered with %d", answer.Code)
 	}
-	if answer.Header().Get("Content-Security-Policy") != strictPolicy || answer.Header().Get("X-Content-Type-Options") != "nosniff" {
+	if answer.Header().Get("Content-Security-Policy") != browser.Policy || answer.Header().Get("X-Content-Type-Options") != "nosniff" {
 		t.Error("a browser may do what it likes with the answer")
 	}
 	if body := answer.Body.Bytes(); bytes.ContainsFunc(body, func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }) {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -360,13 +359,4 @@ func (b *Broker) auditDenial(remote string, d denial) {
 	}
 	b.complaints.Warn(b.log, "refused at the administration", "remote", remote, "user", d.actor, "why", d.word, "reason", d.text)
 	b.opts.Audit.Refuse(d.word, audit.Entry{Event: audit.AdminRefused, Actor: d.actor, Remote: remote, Reason: d.text})
-}
-
-// hostPart is what stands before the port.
-func hostPart(hostport string) string {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		return hostport
-	}
-	return host
 }

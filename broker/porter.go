@@ -6,27 +6,18 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
+
+	"poip/internal/browser"
 )
 
 // This file is what passes to the administration's pages.
 
-// strictPolicy lets a browser do nothing with an answer but show it.
-const strictPolicy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-// porter answers only requests for a name of this relay: a page on the web
-// could make a browser ask under a name of its own that resolves to us. And
-// none that comes from another site's page.
+// porter answers only requests for a name of this relay, and none that comes
+// from another site's page.
 func (b *Broker) porter(pages http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", strictPolicy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
+		browser.Restrain(w.Header())
 		if err := b.admissible(r); err != nil {
 			b.auditDenial(r.RemoteAddr, denial{text: err.Error(), word: "forged"})
 			http.Error(w, err.Error(), http.StatusForbidden)
@@ -37,33 +28,19 @@ func (b *Broker) porter(pages http.Handler) http.Handler {
 }
 
 func (b *Broker) admissible(r *http.Request) error {
-	rules := b.desk.rules.Load()
-	if !rules.hasHost(r) {
+	if !b.desk.rules.Load().hasHost(r) {
 		return errors.New("ask for 127.0.0.1, [::1], localhost, the relay's name or one of admin.hosts")
 	}
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	for _, origin := range r.Header.Values("Origin") {
-		u, err := url.Parse(origin)
-		if err != nil || u.Scheme != scheme || !strings.EqualFold(u.Host, r.Host) || len(r.Header.Values("Origin")) > 1 {
-			return errors.New("the request comes from another site's page")
-		}
-	}
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return errors.New("the request comes from another site's page")
-	}
-	return nil
+	return browser.CheckOrigin(r)
 }
 
 // hasHost says whether the request is for a name of ours: of loopback, of the
 // configuration, or the very address at which it has arrived.
 func (d *deskRules) hasHost(r *http.Request) bool {
-	if isLoopbackName(r.Host) {
+	host := browser.HostOf(r)
+	if browser.IsLoopback(host) {
 		return true
 	}
-	host := strings.Trim(hostPart(r.Host), "[]")
 	for _, name := range append([]string{d.name}, d.config.Hosts...) {
 		if name != "" && strings.EqualFold(host, name) {
 			return true
@@ -72,15 +49,6 @@ func (d *deskRules) hasHost(r *http.Request) bool {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	addr, err := netip.ParseAddr(host)
 	return err == nil && local != nil && addrOf(local) == addr.Unmap()
-}
-
-func isLoopbackName(hostport string) bool {
-	host := strings.Trim(hostPart(hostport), "[]")
-	if host == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
 }
 
 type callerKey struct{}
