@@ -11,14 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"poip/internal/poiptest"
 	"poip/internal/transport"
 	"poip/internal/wire"
 )
 
 // soleStream is a queue with one open epoch and an uplink for it.
-func soleStream(t *testing.T, relay *fakeRelay) (*uplink, *batcher, *logged) {
+func soleStream(t *testing.T, relay *fakeRelay) (*uplink, *batcher, *poiptest.Log) {
 	q := newQueue(newMemory(64<<20), OverflowDropOldest)
-	said := &logged{}
+	said := new(poiptest.Log)
 	u := newUplink(q, nil, slog.New(slog.NewTextHandler(said, nil)))
 	u.endpoints, _ = ParseRelays("tls://one")
 	u.open = relay.Open

@@ -34,7 +34,7 @@ type world struct {
 	t    testing.TB
 	ca   *poiptest.CA
 	cfg  Config
-	logs *logbook
+	logs *poiptest.Log
 	stop func() // ends the relay and waits
 }
 
@@ -59,7 +59,7 @@ func testConfig(t testing.TB, change func(*Config), listeners ...ListenerConfig)
 
 func startWorld(t testing.TB, cfg Config, change ...func(*Options)) *world {
 	t.Helper()
-	w := &world{t: t, ca: poiptest.NewCA(t), cfg: cfg, logs: new(logbook)}
+	w := &world{t: t, ca: poiptest.NewCA(t), cfg: cfg, logs: new(poiptest.Log)}
 	options := w.options()
 	for _, f := range change {
 		f(&options)
@@ -102,24 +102,6 @@ func (w *world) options() Options {
 			return w.ca.AnalystTLS(), nil
 		},
 	}
-}
-
-// logbook collects log lines.
-type logbook struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // plain is a listener for everything, on a free port.

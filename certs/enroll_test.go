@@ -31,31 +31,13 @@ import (
 	"poip/internal/wire"
 )
 
-// notes is a log that tests read.
-type notes struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
-}
-
-func (n *notes) Write(p []byte) (int, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.buf.Write(p)
-}
-
-func (n *notes) String() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.buf.String()
-}
-
 // A door is a relay that lets sensors join, over TCP and QUIC.
 type door struct {
 	*certs.Enrollment
 	t     *testing.T
 	data  string
 	ca    *poiptest.CA
-	notes *notes
+	notes *poiptest.Log
 	at    map[string]string // URL by network
 	asked atomic.Int32      // requests that were good until their tokens were looked at
 
@@ -74,7 +56,7 @@ func openDoor(t *testing.T) *door {
 // openDoorOf serves for the authority in a relay's folder.
 func openDoorOf(t *testing.T, dir string) *door {
 	t.Helper()
-	d := &door{t: t, data: dir, notes: new(notes), at: map[string]string{}}
+	d := &door{t: t, data: dir, notes: new(poiptest.Log), at: map[string]string{}}
 	d.Enrollment = &certs.Enrollment{
 		Data: dir, Log: slog.New(slog.NewTextHandler(d.notes, nil)),
 		Audit: func(e certs.JoinEvent) {
@@ -363,7 +345,7 @@ func TestRevokingASensorCancelsItsTokens(t *testing.T) {
 
 // An impostor is a relay of another authority that writes down all it hears.
 type impostor struct {
-	notes
+	poiptest.Log
 	at map[string]string
 }
 

@@ -3,7 +3,6 @@
 package capture
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -12,11 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"poip/internal/poiptest"
 )
 
 // blockingPipe is a pipe as a shell makes it: its ends know no deadlines.
@@ -31,28 +31,10 @@ func blockingPipe(t *testing.T) (io.Reader, io.WriteCloser) {
 	return in, os.NewFile(uintptr(fds[1]), "out")
 }
 
-// journal is a log that tests can read while it is written.
-type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
-}
-
 // shell is a capture by a shell script, whose $1 is the path of a capture file.
-func shell(t *testing.T, script string, content []byte) (*Command, *journal) {
+func shell(t *testing.T, script string, content []byte) (*Command, *poiptest.Log) {
 	t.Helper()
-	log := &journal{}
+	log := new(poiptest.Log)
 	return &Command{
 		Args: []string{"sh", "-c", script, "sh", writeFile(t, content)},
 		Log:  slog.New(slog.NewTextHandler(log, nil)),

@@ -73,7 +73,7 @@ func (p *prepared) await(t *testing.T, words string) {
 func TestPreparedInterfaceNeedsNoCapability(t *testing.T) {
 	everyLatency(t, func(t *testing.T, latency Latency) {
 		pair := "p" + string(latency[:1])
-		log := new(lockedBuffer)
+		log := new(poiptest.Log)
 		p := runPrepared(t, &Interface{
 			Name: pair + "B", Latency: latency, Promiscuous: true, Filter: "vlan or udp",
 			Log: slog.New(slog.NewTextHandler(log, nil)),

@@ -91,26 +91,9 @@ func (r *recorder) flushed() []packet {
 // running is a capture under test.
 type running struct {
 	*recorder
-	log    *lockedBuffer
+	log    *poiptest.Log
 	cancel context.CancelFunc
 	done   chan error
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // startCapture runs a capture until stop, or the end of the test. It returns
@@ -146,7 +129,7 @@ func lanesOf(i *Interface) int {
 // its own, which dies with it; opened may take its capabilities away.
 func launchCapture(t testing.TB, i *Interface, opened func()) *running {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &running{recorder: new(recorder), log: new(lockedBuffer), cancel: cancel, done: make(chan error, 1)}
+	c := &running{recorder: new(recorder), log: new(poiptest.Log), cancel: cancel, done: make(chan error, 1)}
 	i.Log = slog.New(slog.NewTextHandler(c.log, nil))
 	go func() {
 		runtime.LockOSThread()

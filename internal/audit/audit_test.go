@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,34 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"poip/internal/poiptest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 20 * time.Second
-
-// book collects what the log complains of.
-type book struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *book) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *book) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
 
 func open(t *testing.T, path string, o Options) *Log {
 	t.Helper()
@@ -214,7 +196,7 @@ func TestATornLineHurtsNoOther(t *testing.T) {
 func TestAFailureIsLoudAndLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a", "audit.jsonl")
-	complaints := new(book)
+	complaints := new(poiptest.Log)
 	o := Options{Size: 1 << 20, Keep: 1, Log: slog.New(slog.NewTextHandler(complaints, nil))}
 	w, err := newWriter(path, o)
 	if err != nil {

@@ -1,39 +1,20 @@
 package journal
 
 import (
-	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
+	"poip/internal/poiptest"
 	"poip/internal/wire"
 )
-
-// lines collects what is logged.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // TestDamageIsCountedForAsLongAsItIsThere: what damage took is known from the
 // moment it is found, over each time that the journal is opened, without
 // reading it, until it is deleted. It is said once, with cause and count.
 func TestDamageIsCountedForAsLongAsItIsThere(t *testing.T) {
 	d := newDisk()
-	said := new(lines)
+	said := new(poiptest.Log)
 	o := Options{Segment: 6000, Damage: wire.CauseHistoryCorrupt, Log: slog.New(slog.NewTextHandler(said, nil))}
 	j := openModel(t, d, o)
 	j.Begin(testEpoch(1), 0)
