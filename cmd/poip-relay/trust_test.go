@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"poip/auth"
 	"poip/broker"
 	"poip/certs"
 	"poip/internal/audit"
@@ -119,19 +120,25 @@ func TestRelayThatCannotRenewIsLoud(t *testing.T) {
 	}
 }
 
+// issued makes a certificate for a sensor.
+func issued(t *testing.T, data, sensor string) (chain []*x509.Certificate) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), sensor)
+	if err := certs.IssueSensor(data, auth.SensorName(sensor), dir); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := certs.LoadKeypair(filepath.Join(dir, certs.SensorCert), filepath.Join(dir, certs.SensorKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []*x509.Certificate{pair.Certificate().Leaf}
+}
+
 // TestRevocationsHoldWhateverElseIsWrong: a relay whose own certificate is of no
 // use ends the sessions of who is revoked. Without keeper.revoke they go on.
 func TestRevocationsHoldWhateverElseIsWrong(t *testing.T) {
 	k, data, said := keptRelay(t)
-	sensor := filepath.Join(t.TempDir(), "branch-7")
-	if err := certs.IssueSensor(data, "branch-7", sensor); err != nil {
-		t.Fatal(err)
-	}
-	pair, err := certs.LoadKeypair(filepath.Join(sensor, certs.SensorCert), filepath.Join(sensor, certs.SensorKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain := []*x509.Certificate{pair.Certificate().Leaf}
+	chain := issued(t, data, "branch-7")
 	write(t, filepath.Join(data, certs.RelayCert), []byte("damaged"))
 	k.tend(time.Now())
 	if err := k.inForce.Load().Standing(chain); err != nil {
@@ -156,14 +163,7 @@ func TestRevocationsHoldWhateverElseIsWrong(t *testing.T) {
 // and, when something else is wrong too, without Follows in Trust.Revoking.
 func TestRevocationsThatAreGoneStayInForce(t *testing.T) {
 	k, data, said := keptRelay(t)
-	sensor := filepath.Join(t.TempDir(), "branch-7")
-	if err := certs.IssueSensor(data, "branch-7", sensor); err != nil {
-		t.Fatal(err)
-	}
-	pair, err := certs.LoadKeypair(filepath.Join(sensor, certs.SensorCert), filepath.Join(sensor, certs.SensorKey))
-	if err != nil {
-		t.Fatal(err)
-	}
+	chain := issued(t, data, "branch-7")
 	if _, err := certs.RevokeName(data, certs.SensorSubject("branch-7")); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestRevocationsThatAreGoneStayInForce(t *testing.T) {
 		said.Reset()
 		damage()
 		k.tend(time.Now().Add(time.Hour)) // an hour, so that it complains again
-		if err := k.inForce.Load().Standing([]*x509.Certificate{pair.Certificate().Leaf}); err == nil {
+		if err := k.inForce.Load().Standing(chain); err == nil {
 			t.Errorf("%s: who was revoked is let in again", what)
 		}
 		if !strings.Contains(said.String(), "level=ERROR") {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,18 +44,8 @@ func TestEndsDeliverEverything(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			at := freeAddress(t)
 			pair := []string{"-cert", cert, "-key", key}
-			reader := startEnd(t, append(append([]string{"read", "-listen", at}, pair...), c.reader...))
-			reader.expect(t, "up")
-			sender := startEnd(t, append(append([]string{"send", "-dial", at}, pair...), c.sender...))
-			sender.expect(t, "ready")
-			reader.expect(t, "ready")
-			io.WriteString(sender.in, "go\n")
-			var got tally
-			if err := json.Unmarshal([]byte(reader.expect(t, "{")), &got); err != nil {
-				t.Fatal(err)
-			}
+			got := transfer(t, slices.Concat(pair, c.reader), slices.Concat(pair, c.sender))
 			if got.Bytes != c.want {
 				t.Errorf("%d bytes arrived, want %d", got.Bytes, c.want)
 			}
@@ -66,17 +57,7 @@ func TestEndsDeliverEverything(t *testing.T) {
 }
 
 func TestAPacedReaderReadsNoFaster(t *testing.T) {
-	at := freeAddress(t)
-	reader := startEnd(t, []string{"read", "-listen", at, "-pace", "4000000"})
-	reader.expect(t, "up")
-	sender := startEnd(t, []string{"send", "-dial", at, "-bytes", "2000000"})
-	sender.expect(t, "ready")
-	reader.expect(t, "ready")
-	io.WriteString(sender.in, "go\n")
-	var got tally
-	if err := json.Unmarshal([]byte(reader.expect(t, "{")), &got); err != nil {
-		t.Fatal(err)
-	}
+	got := transfer(t, []string{"-pace", "4000000"}, []string{"-bytes", "2000000"})
 	if got.Bytes != 2000000 || got.wall() < 400*time.Millisecond { // half a second, but for the last read
 		t.Errorf("%d bytes in %v", got.Bytes, got.wall())
 	}
@@ -86,6 +67,23 @@ func TestAPacedReaderReadsNoFaster(t *testing.T) {
 type runningEnd struct {
 	in  io.Writer
 	out *bufio.Reader
+}
+
+// transfer has one end send to another one, by their flags, and returns what that
+// has counted.
+func transfer(t *testing.T, reads, sends []string) (got tally) {
+	t.Helper()
+	at := freeAddress(t)
+	reader := startEnd(t, append([]string{"read", "-listen", at}, reads...))
+	reader.expect(t, "up")
+	sender := startEnd(t, append([]string{"send", "-dial", at}, sends...))
+	sender.expect(t, "ready")
+	reader.expect(t, "ready")
+	io.WriteString(sender.in, "go\n")
+	if err := json.Unmarshal([]byte(reader.expect(t, "{")), &got); err != nil {
+		t.Fatal(err)
+	}
+	return got
 }
 
 func startEnd(t *testing.T, args []string) runningEnd {

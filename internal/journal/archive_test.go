@@ -92,14 +92,7 @@ func TestAnArchiveFollowsWhatIsMadeAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, _ := readAll(t, a.Read())
-	at, lost := wire.PacketNumber(0), uint64(0)
-	for _, e := range all {
-		if e.First != at {
-			t.Fatalf("entry %+v, want it at %d", e, at)
-		}
-		at, lost = e.Next(), lost+e.Lost
-	}
-	if at != next || lost != 10 {
+	if at, lost := extent(t, all); at != next || lost != 10 {
 		t.Errorf("read up to %d of %d, %d lost; want 10", at, next, lost)
 	}
 	if err := a.Close(); err != nil {

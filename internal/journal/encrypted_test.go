@@ -384,14 +384,7 @@ func TestExchangedBatchesAreNotTakenForEachOther(t *testing.T) {
 			copy(b, kept)
 			j = openModel(t, d, Options{Key: testKey(1)})
 			all, _ := readAll(t, j.ReadOrdinal(0))
-			at, lost := wire.PacketNumber(0), uint64(0)
-			for _, e := range all {
-				if e.First != at {
-					t.Fatalf("entry %+v, want it at %d", e, at)
-				}
-				at, lost = e.Next(), lost+e.Lost
-			}
-			if at != next || lost != 20 {
+			if at, lost := extent(t, all); at != next || lost != 20 {
 				t.Errorf("read up to %d of %d, %d lost; want 20", at, next, lost)
 			}
 			if err := j.Close(); err != nil {

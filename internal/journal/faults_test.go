@@ -193,14 +193,7 @@ func TestOverflowWorksOnAFullDisk(t *testing.T) {
 	for range 2 {
 		j = openModel(t, d, Options{})
 		all, _ := readAll(t, j.ReadOrdinal(0))
-		at, gone := wire.PacketNumber(0), uint64(0)
-		for _, e := range all {
-			if e.First != at {
-				t.Fatalf("entry %+v, want it at %d", e, at)
-			}
-			at, gone = e.Next(), gone+e.Lost
-		}
-		if at != next || gone != lost || lost == 0 {
+		if at, gone := extent(t, all); at != next || gone != lost || lost == 0 {
 			t.Errorf("the log ends at %d with %d lost, want %d and %d", at, gone, next, lost)
 		}
 		if err := j.Close(); err != nil {

@@ -82,6 +82,19 @@ func readAll(t fataler, r *Reader) (all []Entry, records [][]byte) {
 	}
 }
 
+// extent is how far entries go from packet 0 on, without a hole, and how many of
+// the packets are lost.
+func extent(t *testing.T, all []Entry) (next wire.PacketNumber, lost uint64) {
+	t.Helper()
+	for _, e := range all {
+		if e.First != next {
+			t.Fatalf("entry %+v, want it at %d", e, next)
+		}
+		next, lost = e.Next(), lost+e.Lost
+	}
+	return next, lost
+}
+
 // within waits for something that takes a moment.
 func within(t testing.TB, what string, ok func() bool) {
 	t.Helper()
