@@ -250,9 +250,10 @@ func (b *Broker) countOut(v *visitor) {
 type crowded struct{ error }
 
 // regrant gives those who are connected what the configuration has for them
-// now, by their listener and by their grant. Who has lost a stream that it was shown is sent home, and comes back without;
-// who has got one more gets it; nobody else notices. The former plans are those of
-// the listeners. For holders of mu.
+// now, by their listener and by their grant. Who has lost a stream that it was
+// shown is sent home, and comes back without; who has got one more gets it;
+// nobody else notices. The former plans are those of the listeners. For holders
+// of mu.
 func (b *Broker) regrant(former map[*listener]*plan) {
 	for _, l := range b.listeners {
 		for _, d := range l.doors {
