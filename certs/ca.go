@@ -1,12 +1,14 @@
 // Package certs makes and keeps the certificates of a relay and its sensors,
 // and every tls.Config of the project.
 //
-// A relay has an authority of its own, which signs two kinds of certificates
-// and nothing else: the relay's, by which agents and analysts know it, and
-// one for each sensor, which carries the sensor's name in its URI SAN. Init
-// makes the authority, IssueSensor a sensor's folder; both are plain PEM
-// files. A Keypair is a certificate with its key in use; Following lets what
-// was loaded anew be used while connections go on.
+// A relay has an authority of its own, or an intermediate of one that is kept
+// elsewhere (offline.go). It signs three kinds of certificates: the relay's, by
+// which agents and analysts know it, and those of sensors and of analysts,
+// which carry the name in their URI SAN; and once in its life the bridge to the
+// authority that follows it (bridge.go). Init makes the authority, IssueSensor
+// a sensor's folder; both are plain PEM files. A Keypair is a certificate with
+// its key in use; Following lets what was loaded anew be used while connections
+// go on.
 package certs
 
 import (
