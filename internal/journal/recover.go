@@ -28,6 +28,11 @@ func (j *Journal) recover() error {
 		if x.examine(); x.impossible != nil {
 			return x.impossible
 		}
+		j.committer.seq = f.name.seq
+		if i > 0 && i == len(l.segments)-1 && x.unmade() {
+			j.discard(f)
+			break
+		}
 		s, err := j.restore(x)
 		if err != nil {
 			return err
@@ -35,7 +40,6 @@ func (j *Journal) recover() error {
 		s.lead(&p)
 		j.segments = append(j.segments, s)
 		p = s.place()
-		j.committer.seq = max(j.committer.seq, s.name.seq)
 	}
 	p.serial = 0
 	j.tip, j.written, j.durable = p, p, p
@@ -44,6 +48,16 @@ func (j *Journal) recover() error {
 		return j.fs.SyncDir(".")
 	}
 	return nil
+}
+
+// discard deletes what is there of a segment that was not made yet when the
+// journal was left: nothing in it was confirmed, and what its name says of the
+// numbers before it may be that they were left out on purpose.
+func (j *Journal) discard(f *found) {
+	for _, g := range f.generations {
+		j.fs.Remove(f.name.packets(g))
+	}
+	j.fs.Remove(f.name.index())
 }
 
 // checkKey fails if the key does not open one of the segments. That is known
