@@ -270,7 +270,7 @@ func (s *spool) dropDurable() bool {
 
 func (s *spool) drop(d diskPart) bool {
 	before := s.packetsOnDisk()
-	_, freed := s.journal.DropOldest(d.epoch, d.first)
+	_, freed := s.journal.DropOldest(d.epoch, d.first, d.after)
 	if freed <= 0 {
 		return false
 	}

@@ -303,10 +303,10 @@ func (q *queue) recover(stream string, state journal.EpochState, earliest, now i
 	q.epochs = append(q.epochs, ep)
 }
 
-// A diskPart is where what is on disk only begins, in an epoch.
+// A diskPart is what of an epoch is on disk only.
 type diskPart struct {
-	epoch wire.Epoch
-	first wire.PacketNumber
+	epoch        wire.Epoch
+	first, after wire.PacketNumber
 }
 
 // droppable lists what may be dropped on disk. All that can be read back is put
@@ -319,7 +319,7 @@ func (q *queue) droppable() (parts []diskPart) {
 	}
 	for _, ep := range q.epochs {
 		if ep.disk != nil {
-			parts = append(parts, diskPart{ep.hello.Epoch, ep.disk.first})
+			parts = append(parts, diskPart{ep.hello.Epoch, ep.disk.first, ep.disk.after()})
 		}
 	}
 	return parts

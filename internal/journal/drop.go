@@ -9,14 +9,14 @@ import (
 )
 
 // DropOldest makes room in a spool: the packets of the oldest segment of the
-// epoch that holds any, and none below from, become gaps of cause
-// spool_overflow; gaps keep theirs. It returns the gaps that cover the segment
-// from its first number to its last, and how many bytes were freed. What is in
-// quarantine goes first; then there are no gaps. It waits for the disk.
-func (j *Journal) DropOldest(epoch wire.Epoch, from wire.PacketNumber) (gaps []wire.Gap, freed int64) {
+// epoch that holds any, none below from and none from to on, become gaps of
+// cause spool_overflow; gaps keep theirs. It returns the gaps that cover the
+// segment from its first number to its last, and how many bytes were freed. What
+// is in quarantine goes first; then there are no gaps. It waits for the disk.
+func (j *Journal) DropOldest(epoch wire.Epoch, from, to wire.PacketNumber) (gaps []wire.Gap, freed int64) {
 	j.rewriting.Lock()
 	defer j.rewriting.Unlock()
-	s, freed := j.droppable(epoch, from)
+	s, freed := j.droppable(epoch, from, to)
 	if s == nil {
 		return nil, freed
 	}
@@ -24,7 +24,7 @@ func (j *Journal) DropOldest(epoch wire.Epoch, from wire.PacketNumber) (gaps []w
 }
 
 // droppable finds the segment to drop, and has it ended if it is being written.
-func (j *Journal) droppable(epoch wire.Epoch, from wire.PacketNumber) (*segment, int64) {
+func (j *Journal) droppable(epoch wire.Epoch, from, to wire.PacketNumber) (*segment, int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.kept) > 0 {
@@ -34,7 +34,7 @@ func (j *Journal) droppable(epoch wire.Epoch, from wire.PacketNumber) (*segment,
 		if s.name.epoch != epoch || s.header.first < from || s.sum.packets == 0 {
 			continue
 		}
-		if s == j.tail && !j.retireTail() || s.gone {
+		if s == j.tail && !j.retireTail() || s.gone || s.sum.next > to {
 			return nil, 0
 		}
 		return s, 0

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"math"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,7 @@ func TestWhatCannotBeMarkedIsNotDropped(t *testing.T) {
 	}
 	d.mu.Unlock()
 	size := j.Size()
-	if gaps, freed := j.DropOldest(testEpoch(1).ID, 0); gaps != nil || freed != 0 || j.Size() != size {
+	if gaps, freed := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); gaps != nil || freed != 0 || j.Size() != size {
 		t.Errorf("dropped %v, %d bytes, %d of %d are left; nothing can be dropped", gaps, freed, j.Size(), size)
 	}
 	wholeFrom(t, j, 0, next)
@@ -49,7 +50,7 @@ func TestDroppingSaysWhatItFrees(t *testing.T) {
 	segments := 0
 	for {
 		size := j.Size()
-		gaps, freed := j.DropOldest(testEpoch(1).ID, 0)
+		gaps, freed := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
 		if gaps == nil {
 			break
 		}

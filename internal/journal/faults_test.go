@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -179,7 +180,7 @@ func TestOverflowWorksOnAFullDisk(t *testing.T) {
 	d.mu.Unlock()
 	lost := uint64(0)
 	within(t, "all is durable", func() bool {
-		gaps, _ := j.DropOldest(testEpoch(1).ID, 0)
+		gaps, _ := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
 		for _, g := range gaps {
 			if g.Cause == wire.CauseSpoolOverflow {
 				lost += g.Count

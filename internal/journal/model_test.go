@@ -280,7 +280,8 @@ func (m *machine) DropOldest(t *rapid.T) {
 	}
 	m.settle(t)
 	e := m.log[rapid.IntRange(0, len(m.log)-1).Draw(t, "from")]
-	gaps, freed := m.j.DropOldest(e.epoch, e.first)
+	end := m.log[rapid.IntRange(0, len(m.log)-1).Draw(t, "to")].next
+	gaps, freed := m.j.DropOldest(e.epoch, e.first, end)
 	if len(gaps) == 0 {
 		return
 	}
@@ -291,6 +292,9 @@ func (m *machine) DropOldest(t *rapid.T) {
 		t.Fatalf("dropped from %d on; asked for %d", gaps[0].First, e.first)
 	}
 	from, to := gaps[0].First, gaps[len(gaps)-1].Next()
+	if to > end {
+		t.Fatalf("dropped up to %d; asked for what is before %d", to, end)
+	}
 	for i := range gaps[1:] {
 		if gaps[i].Next() != gaps[i+1].First {
 			t.Fatalf("gaps have a hole: %+v", gaps)
