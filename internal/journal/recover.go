@@ -29,8 +29,8 @@ func (j *Journal) recover() error {
 			return x.impossible
 		}
 		j.committer.seq = f.name.seq
-		if i > 0 && i == len(l.segments)-1 && x.unmade() {
-			j.discard(f)
+		if i > 0 && i == len(l.segments)-1 && x.saysNothing() {
+			j.discard(x)
 			break
 		}
 		s, err := j.restore(x)
@@ -50,14 +50,24 @@ func (j *Journal) recover() error {
 	return nil
 }
 
-// discard deletes what is there of a segment that was not made yet when the
-// journal was left: nothing in it was confirmed, and what its name says of the
-// numbers before it may be that they were left out on purpose.
-func (j *Journal) discard(f *found) {
-	for _, g := range f.generations {
-		j.fs.Remove(f.name.packets(g))
+// saysNothing: neither the header of the index nor any packet can be read, as of
+// a segment that was being made when the power failed. That its name leaves
+// numbers out may have been on purpose.
+func (x *examination) saysNothing() bool {
+	return x.reindex && x.header.created == 0 && len(x.entries) == 0
+}
+
+// discard deletes what is there of such a segment, or puts it into quarantine
+// if it may have been more.
+func (j *Journal) discard(x *examination) {
+	keep := !x.unmade()
+	if keep {
+		j.log.Error("segment cannot be read at all", "segment", x.found.name.String(), "bytes", x.size)
 	}
-	j.fs.Remove(f.name.index())
+	for _, g := range x.found.generations {
+		setAside(j.fs, x.found.name.packets(g), keep)
+	}
+	j.fs.Remove(x.found.name.index())
 }
 
 // checkKey fails if the key does not open one of the segments. That is known
