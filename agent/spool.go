@@ -269,22 +269,13 @@ func (s *spool) dropDurable() bool {
 }
 
 func (s *spool) drop(d diskPart) bool {
-	before := s.packetsOnDisk()
-	_, freed := s.journal.DropOldest(d.epoch, d.first, d.after)
-	if freed <= 0 {
+	gone := s.journal.DropOldest(d.epoch, d.first, d.after)
+	if gone.Bytes <= 0 {
 		return false
 	}
 	s.closeReader()
-	s.queue.dropped(d.epoch, before[d.epoch]-s.packetsOnDisk()[d.epoch])
+	s.queue.dropped(d.epoch, gone.Packets)
 	return true
-}
-
-func (s *spool) packetsOnDisk() map[wire.Epoch]uint64 {
-	all := map[wire.Epoch]uint64{}
-	for _, e := range s.journal.Epochs() {
-		all[e.ID] = e.Packets
-	}
-	return all
 }
 
 // finish puts everything on disk that no relay has acknowledged, with the ends

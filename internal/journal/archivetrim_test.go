@@ -214,7 +214,7 @@ func TestDroppingIsNoDamage(t *testing.T) {
 	oldest := packetFiles(d)[0]
 	d.put(oldest, append([]byte{0}, d.bytes(oldest)[1:]...))
 	damaged := d.crash()
-	if gaps, _ := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); len(gaps) == 0 {
+	if gaps := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64).Gaps; len(gaps) == 0 {
 		t.Fatal("nothing was dropped")
 	}
 	dropped := d.crash()

@@ -8,17 +8,23 @@ import (
 	"poip/internal/wire"
 )
 
+// Dropped is what had to make room.
+type Dropped struct {
+	Gaps    []wire.Gap // that cover the segment from its first number to its last
+	Packets uint64     // of the segment
+	Bytes   int64      // that were freed
+}
+
 // DropOldest makes room in a spool: the packets of the oldest segment of the
 // epoch that holds any, none below from and none from to on, become gaps of
-// cause spool_overflow; gaps keep theirs. It returns the gaps that cover the
-// segment from its first number to its last, and how many bytes were freed. What
-// is in quarantine goes first; then there are no gaps. It waits for the disk.
-func (j *Journal) DropOldest(epoch wire.Epoch, from, to wire.PacketNumber) (gaps []wire.Gap, freed int64) {
+// cause spool_overflow; gaps keep theirs. What is in quarantine goes first; then
+// bytes are freed, and no packets. It waits for the disk.
+func (j *Journal) DropOldest(epoch wire.Epoch, from, to wire.PacketNumber) Dropped {
 	j.rewriting.Lock()
 	defer j.rewriting.Unlock()
 	s, freed := j.droppable(epoch, from, to)
 	if s == nil {
-		return nil, freed
+		return Dropped{Bytes: freed}
 	}
 	return j.drop(s)
 }
@@ -63,8 +69,9 @@ func (j *Journal) retireTail() bool {
 
 // drop makes a segment gap-only, or adds its gaps to the gap-only one before
 // it.
-func (j *Journal) drop(s *segment) (gaps []wire.Gap, freed int64) {
+func (j *Journal) drop(s *segment) Dropped {
 	j.mu.Lock()
+	d := Dropped{Packets: s.sum.packets}
 	victim, former := j.contents(s), j.gapsBefore(s)
 	into := victim
 	if former != nil {
@@ -79,7 +86,7 @@ func (j *Journal) drop(s *segment) (gaps []wire.Gap, freed int64) {
 	entries := victim.gaps()
 	for i := range entries {
 		if entries[i].kind == Gap {
-			gaps = append(gaps, entries[i].gap())
+			d.Gaps = append(d.Gaps, entries[i].gap())
 		}
 	}
 	if former != nil {
@@ -87,26 +94,29 @@ func (j *Journal) drop(s *segment) (gaps []wire.Gap, freed int64) {
 	}
 	if victim.impossible != nil || into.impossible != nil {
 		j.log.Warn("segment cannot be dropped now", "segment", s.name.String(), "err", cmp.Or(victim.impossible, into.impossible))
-		return nil, 0
+		return Dropped{}
 	}
 	sum := j.makeGapsOnly(into, victim, mergeGaps(entries))
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
 	case sum == nil: // the journal takes as much as before, and a caller that goes by that is not to go on for ever
-		return nil, 0
+		return Dropped{}
 	case s.gone:
-		return gaps, before
+		d.Bytes = before
+		return d
 	case former == nil:
 		s.adopt(into.header.generation+1, sum)
 		s.noPackets = true
-		return gaps, before - s.bytes()
+		d.Bytes = before - s.bytes()
+		return d
 	}
 	if !former.gone {
 		former.adopt(into.header.generation+1, sum)
 	}
 	j.doom(slices.Index(j.segments, s))
-	return gaps, before - former.bytes()
+	d.Bytes = before - former.bytes()
+	return d
 }
 
 // adopt takes over another generation; for holders of Journal.mu.

@@ -26,8 +26,8 @@ func TestWhatCannotBeMarkedIsNotDropped(t *testing.T) {
 	}
 	d.mu.Unlock()
 	size := j.Size()
-	if gaps, freed := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); gaps != nil || freed != 0 || j.Size() != size {
-		t.Errorf("dropped %v, %d bytes, %d of %d are left; nothing can be dropped", gaps, freed, j.Size(), size)
+	if d := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); d.Gaps != nil || d.Packets != 0 || d.Bytes != 0 || j.Size() != size {
+		t.Errorf("dropped %+v, %d of %d are left; nothing can be dropped", d, j.Size(), size)
 	}
 	wholeFrom(t, j, 0, next)
 	if err := j.Close(); err != nil {
@@ -47,16 +47,20 @@ func TestDroppingSaysWhatItFrees(t *testing.T) {
 	if err := j.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	segments := 0
+	segments, packets := 0, uint64(0)
 	for {
 		size := j.Size()
-		gaps, freed := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
-		if gaps == nil {
+		d := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
+		if d.Gaps == nil {
 			break
 		}
-		if segments++; freed <= 0 || freed != size-j.Size() {
-			t.Errorf("segment %d: freed %d bytes, and says %d", segments, size-j.Size(), freed)
+		if segments++; d.Bytes <= 0 || d.Bytes != size-j.Size() {
+			t.Errorf("segment %d: freed %d bytes, and says %d", segments, size-j.Size(), d.Bytes)
 		}
+		packets += d.Packets
+	}
+	if packets != 200 {
+		t.Errorf("%d packets are said to be dropped, of 200", packets)
 	}
 	if segments < 5 {
 		t.Errorf("%d segments are no proof", segments)

@@ -180,7 +180,7 @@ func TestOverflowWorksOnAFullDisk(t *testing.T) {
 	d.mu.Unlock()
 	lost := uint64(0)
 	within(t, "all is durable", func() bool {
-		gaps, _ := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
+		gaps := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64).Gaps
 		for _, g := range gaps {
 			if g.Cause == wire.CauseSpoolOverflow {
 				lost += g.Count

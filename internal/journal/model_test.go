@@ -281,7 +281,8 @@ func (m *machine) DropOldest(t *rapid.T) {
 	m.settle(t)
 	e := m.log[rapid.IntRange(0, len(m.log)-1).Draw(t, "from")]
 	end := m.log[rapid.IntRange(0, len(m.log)-1).Draw(t, "to")].next
-	gaps, freed := m.j.DropOldest(e.epoch, e.first, end)
+	gone := m.j.DropOldest(e.epoch, e.first, end)
+	gaps, freed := gone.Gaps, gone.Bytes
 	if len(gaps) == 0 {
 		return
 	}
