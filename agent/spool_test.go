@@ -242,8 +242,8 @@ func TestACrashIsAGapOfUnknownCount(t *testing.T) {
 		world(t, func(t *testing.T, relay *fakeRelay) {
 			s := newSensor(t, relay)
 			var left string
+			s.down.Store(arrived == 0) // before anybody dials
 			s.run(func(sink capture.Sink, stop context.CancelFunc) {
-				s.down.Store(arrived == 0)
 				paced(sink, 0, arrived)
 				s.down.Store(true)
 				relay.hangUp()

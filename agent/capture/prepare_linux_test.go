@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"runtime"
 	"strings"
 	"testing"
@@ -102,6 +103,10 @@ func TestPreparedInterfaceNeedsNoCapability(t *testing.T) {
 			p.await(t, "link type has changed")
 			p.await(t, "no VLAN support") // for packets without a link header
 			tun.Close()
+			poiptest.WaitUntil(t, "the tunnel to be gone", func() bool { // a child that is being started may still hold it
+				_, err := net.InterfaceByName(pair + "B")
+				return err != nil
+			})
 		}
 	})
 }
