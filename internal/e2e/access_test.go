@@ -261,7 +261,8 @@ func TestBadConfigurationsLoseNothing(t *testing.T) {
 }
 
 // TestAdministrationElsewhere: over TLS and with a password, on every address;
-// a line of passwd lets in, and no port has a profiler.
+// a line of passwd lets in, and no port has a profiler. It fails when
+// broker.desk.login lets a wrong password in.
 func TestAdministrationElsewhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

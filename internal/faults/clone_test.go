@@ -13,7 +13,8 @@ import (
 
 // TestClonedSensor: a second agent comes with the same certificate and the same
 // capture. The newer one takes the stream over, the older one is told and
-// waits, the relay says that it happened; their packets do not mix.
+// waits, the relay says that it happened; their packets do not mix. It fails
+// without fence in broker/register.go.
 func TestClonedSensor(t *testing.T) {
 	t.Parallel()
 	poiptest.RunInNetns(t, func() {
