@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"poip/internal/asciijson"
 	"poip/internal/browser"
 )
 
@@ -103,11 +103,11 @@ func admissible(r *http.Request) error {
 }
 
 func (ad *admin) status(w http.ResponseWriter, _ *http.Request) {
-	text, err := json.MarshalIndent(ad.agent.Report(), "", "  ")
+	text, err := asciijson.Indented(ad.agent.Report())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(append(text, '\n')) // who asked and left needs no answer
+	w.Write(text) // who asked and left needs no answer
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"poip/internal/asciijson"
 )
 
 // openAdmin binds the socket of the administration, behind a hall.
@@ -171,13 +172,13 @@ func (b *Broker) health(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (b *Broker) answer(w http.ResponseWriter, v any) {
-	text, err := json.MarshalIndent(v, "", "  ")
+	text, err := asciijson.Indented(v)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(append(text, '\n')); err != nil && !errors.Is(err, net.ErrClosed) {
+	if _, err := w.Write(text); err != nil && !errors.Is(err, net.ErrClosed) {
 		b.log.Debug("answer a request for status", "error", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"poip/internal/browser"
 )
@@ -68,7 +69,7 @@ func decent(t *testing.T, answer *httptest.ResponseRecorder) {
 	if answer.Header().Get("Content-Security-Policy") != browser.Policy || answer.Header().Get("X-Content-Type-Options") != "nosniff" {
 		t.Error("a browser may do what it likes with the answer")
 	}
-	if body := answer.Body.Bytes(); bytes.ContainsFunc(body, func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }) {
+	if body := answer.Body.Bytes(); bytes.ContainsFunc(body, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
 		t.Errorf("control bytes in the answer: %q", body)
 	}
 	if html := strings.HasPrefix(answer.Header().Get("Content-Type"), "text/html"); html && bytes.Contains(answer.Body.Bytes(), []byte("<script")) {
@@ -116,6 +117,7 @@ func FuzzOrder(f *testing.F) {
 	for _, body := range []string{
 		`{"sensor":"branch-7"}`, `{"analyst":"alice"}`, `{"serial":"0a"}`, `{"sensor":"a","analyst":"b"}`, `{}`, `null`, `[]`, `{"sensor":"a"}{}`,
 		`{"SENSOR":"a"}`, `{"sensor":"a","sensor":""}`, `{"listener":"p","connection":0}`, `{"connection":-1}`, `{"\u001b[31m":1}`, `{"sensor":"\u001b<script>"}`,
+		`{"sensor":"\u007f"}`, `{"analyst":"\u009b31m"}`, `{"analyst":"\u202e"}`,
 	} {
 		f.Add("/api/v1/revoke", []byte(body))
 		f.Add("/api/v1/disconnect", []byte(body))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"poip/agent/capture"
+	"poip/internal/asciijson"
 )
 
 func newInterfaces() *cobra.Command {
@@ -93,7 +93,5 @@ func printJSON(w io.Writer, all []capture.InterfaceState, permitted error) error
 	for _, i := range all {
 		rows = append(rows, row{i.Name, i.LinkType.String(), i.Up, i.Running, i.MTU, permitted == nil})
 	}
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(rows)
+	return asciijson.Print(w, rows)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"poip/agent"
+	"poip/internal/asciijson"
 	"poip/internal/config"
 )
 
@@ -44,9 +45,7 @@ lost, by cause. It fails when no agent answers.`,
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(report)
+				return asciijson.Print(cmd.OutOrStdout(), report)
 			}
 			return printStatus(cmd.OutOrStdout(), report)
 		},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"poip/auth"
 	"poip/broker"
+	"poip/internal/asciijson"
 	"poip/internal/config"
 	"poip/internal/journal"
 	"poip/internal/wire"
@@ -128,9 +128,7 @@ func newHistoryList() *cobra.Command {
 				list.Streams = append(list.Streams, line)
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return errors.Join(encoder.Encode(list), unseen)
+				return errors.Join(asciijson.Print(cmd.OutOrStdout(), list), unseen)
 			}
 			return errors.Join(list.print(cmd.OutOrStdout()), unseen)
 		},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +14,7 @@ import (
 	"poip/auth"
 	"poip/broker"
 	"poip/certs"
+	"poip/internal/asciijson"
 )
 
 func newSensors() *cobra.Command {
@@ -39,9 +39,7 @@ runs or not. Its state is
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(sensors)
+				return asciijson.Print(cmd.OutOrStdout(), sensors)
 			}
 			return printSensors(cmd.OutOrStdout(), sensors)
 		},

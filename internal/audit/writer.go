@@ -3,14 +3,14 @@ package audit
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
-	"unicode/utf16"
+
+	"poip/internal/asciijson"
 )
 
 const (
@@ -60,27 +60,10 @@ func endsWell(path string, size int64) bool {
 	return n == 1 && err == nil && last[0] == '\n'
 }
 
-// encode makes a line, of ASCII only: what a terminal, a page or a careless
-// reader could take for more than text is escaped.
+// encode makes a line.
 func encode(e Entry) ([]byte, error) {
 	e.Time = e.Time.UTC()
-	text, err := json.Marshal(e)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, len(text)+1)
-	for _, r := range string(text) {
-		switch {
-		case r < 0x7f:
-			out = append(out, byte(r)) // json has escaped what is below a space
-		case r < 0x10000:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		default:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		}
-	}
-	return append(out, '\n'), nil
+	return asciijson.Line(e)
 }
 
 // write has the lines on the disk, each whole. It is append only: what a failed
