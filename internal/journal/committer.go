@@ -191,7 +191,7 @@ func (c *committer) open(p place) error {
 	if err != nil {
 		return err
 	}
-	packets, index, err := createSegment(j.fs, &h)
+	packets, index, err := createSegment(j.fs, &h, j.o.NoSync)
 	if err != nil {
 		return err
 	}

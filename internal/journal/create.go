@@ -5,18 +5,26 @@ import (
 	"os"
 )
 
-// createSegment makes the files of a segment that is empty.
-func createSegment(fsys FS, h *header) (packets, index File, err error) {
+// createSegment makes the files of a segment that is empty. The index is on the
+// disk before there are packets: without it nobody could tell, after a power
+// cut, which of them were never confirmed.
+func createSegment(fsys FS, h *header, noSync bool) (packets, index File, err error) {
 	n := h.name()
-	packets, err = create(fsys, n.packets(h.generation), h.fileHeader())
-	if err != nil {
-		return nil, nil, err
+	if index, err = create(fsys, n.index(), h.append(nil)); err != nil {
+		return nil, nil, fmt.Errorf("make segment: %w", err)
 	}
-	index, err = create(fsys, n.index(), h.append(nil))
+	if !noSync {
+		if err = index.Sync(); err == nil {
+			err = fsys.SyncDir(".")
+		}
+	}
+	if err == nil {
+		packets, err = create(fsys, n.packets(h.generation), h.fileHeader())
+	}
 	if err != nil {
-		packets.Close()
-		fsys.Remove(n.packets(h.generation)) // a leftover is dealt with when the journal is opened
-		return nil, nil, err
+		index.Close()
+		fsys.Remove(n.index()) // a leftover is dealt with when the journal is opened
+		return nil, nil, fmt.Errorf("make segment: %w", err)
 	}
 	return packets, index, nil
 }
@@ -25,12 +33,12 @@ func createSegment(fsys FS, h *header) (packets, index File, err error) {
 func create(fsys FS, name string, b []byte) (File, error) {
 	f, err := fsys.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("make segment: %w", err)
+		return nil, err
 	}
 	if _, err := f.WriteAt(b, 0); err != nil {
 		f.Close()
 		fsys.Remove(name)
-		return nil, fmt.Errorf("begin segment: %w", err)
+		return nil, err
 	}
 	return f, nil
 }

@@ -45,6 +45,7 @@ type finding struct {
 	header  header
 	sum     summary
 	size    int64 // of the pcap file as it is
+	missing bool  // it is not there
 	vouched bool  // by the seal alone: entries were not read
 
 	// Where the seal does not vouch: what is to be kept, gaps in place of what

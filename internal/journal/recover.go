@@ -50,11 +50,11 @@ func (j *Journal) recover() error {
 	return nil
 }
 
-// saysNothing: neither the header of the index nor any packet can be read, as of
-// a segment that was being made when the power failed. That its name leaves
-// numbers out may have been on purpose.
+// saysNothing: no entry can be believed, and either the header of the index can
+// not be read or there is no pcap file, as of a segment that was being made when
+// the power failed. That its name leaves numbers out may have been on purpose.
 func (x *examination) saysNothing() bool {
-	return x.reindex && x.header.created == 0 && len(x.entries) == 0
+	return len(x.entries) == 0 && (x.missing || x.reindex && x.header.created == 0)
 }
 
 // discard deletes what is there of such a segment, or puts it into quarantine

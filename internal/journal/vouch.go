@@ -38,7 +38,7 @@ func (x *examination) open() {
 	var err error
 	if x.packets, err = x.fs.OpenFile(n.packets(x.header.generation), os.O_RDONLY, 0); err != nil {
 		x.opening("packets", err)
-		x.packets, x.repack = nil, true
+		x.packets, x.repack, x.missing = nil, true, errors.Is(err, fs.ErrNotExist)
 		return
 	}
 	if info, err := x.packets.Stat(); err == nil {
