@@ -174,11 +174,16 @@ func (j *Journal) gapsBefore(s *segment) *segment {
 	return nil
 }
 
-// mergeGaps makes one gap of neighbors with the same cause.
+// mergeGaps makes one gap of neighbors with the same cause. One of unknown count
+// is told once, as to Readers: what two segments tell are the same one where
+// the later was merged into the former before, and the power failed.
 func mergeGaps(entries []entry) []entry {
 	merged := entries[:0]
 	for _, e := range entries {
 		n := len(merged)
+		if n > 0 && e.kind == Gap && merged[n-1].kind == Gap && e.count == 0 && merged[n-1].count == 0 && e.first == merged[n-1].first {
+			continue
+		}
 		if n > 0 && e.kind == Gap && e.count > 0 && merged[n-1].kind == Gap && merged[n-1].count > 0 && merged[n-1].cause == e.cause {
 			g := &merged[n-1]
 			g.count += e.count

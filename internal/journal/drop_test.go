@@ -69,3 +69,42 @@ func TestDroppingSaysWhatItFrees(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A dropped segment is told by the one before it. Where its own files survive
+// that, both have the gap of unknown count that it begins with.
+func TestAGapIsToldOnceWhenADeletionDoesNotSurvive(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 1)
+	j.Sync()
+	j.Retire()
+	j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
+	j.Gap(wire.Gap{First: 10, Cause: wire.CauseCaptureRestart}, 10)
+	write(j, 10, 1)
+	j.Sync()
+	j.Retire()
+	d.mu.Lock()
+	d.failing = func(op, name string) error {
+		if op == "remove" && !strings.HasSuffix(name, draftSuffix) {
+			return syscall.EIO
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if dropped := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); dropped.Packets != 10 {
+		t.Fatalf("dropped %+v", dropped)
+	}
+	d = d.crash()
+	j.Close()
+
+	j = openModel(t, d, Options{})
+	defer j.Close()
+	for range 2 { // packets, and what becomes of them
+		all, _ := readAll(t, j.ReadOrdinal(0))
+		if len(all) != 3 || all[0].Next() != 10 || all[1].Cause != wire.CauseCaptureRestart || all[2].First != 10 || all[2].Next() != 20 {
+			t.Errorf("read %+v; want a gap of 10, one of unknown count, and what was dropped, or its packets", all)
+		}
+		j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
+	}
+}
