@@ -147,7 +147,9 @@ func keepForgetting(files []string) (enough func()) {
 	go func() {
 		defer close(ended)
 		for {
-			forgetFiles(files)
+			for _, file := range files {
+				forget(file)
+			}
 			select {
 			case <-told:
 				return

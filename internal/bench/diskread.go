@@ -22,7 +22,7 @@ func (s *stage) readPlain(dir string, bytes int64) (sample, error) {
 	if _, err := s.writePlain(dir, bytes); err != nil {
 		return nil, err
 	}
-	if err := forget(dir); err != nil {
+	if err := forget(filepath.Join(dir, "*")); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(filepath.Join(dir, "plain"))
@@ -51,7 +51,7 @@ func (s *stage) readJournal(dir string, bytes int64) (sample, error) {
 	if err := fillJournal(dir, bytes); err != nil {
 		return nil, err
 	}
-	if err := forget(dir); err != nil {
+	if err := forget(filepath.Join(dir, "*")); err != nil {
 		return nil, err
 	}
 	j, err := journal.Open(dir, journal.Options{})
@@ -82,25 +82,33 @@ func fillJournal(dir string, bytes int64) error {
 	return j.Close()
 }
 
-// forget has the kernel cache nothing of the files in a directory.
-func forget(dir string) error {
-	all, err := filepath.Glob(filepath.Join(dir, "*"))
+// forget has the kernel cache nothing of the files that match a pattern.
+func forget(pattern string) error {
+	return each(pattern, func(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) })
+}
+
+// recall has it cache all of them.
+func recall(pattern string) error {
+	return each(pattern, func(f *os.File) error {
+		_, err := io.Copy(io.Discard, f)
+		return err
+	})
+}
+
+func each(pattern string, do func(f *os.File) error) error {
+	all, err := filepath.Glob(pattern)
 	if err != nil {
 		return err
 	}
-	return forgetFiles(all)
-}
-
-func forgetFiles(paths []string) error {
-	for _, path := range paths {
+	for _, path := range all {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
 		}
-		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		err = do(f)
 		f.Close()
 		if err != nil {
-			return fmt.Errorf("forget %s: %w", path, err)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
 	return nil
@@ -123,7 +131,7 @@ func (s *stage) recoverJournal(dir string, bytes int64) (sample, error) {
 	if err := os.Truncate(last, info.Size()-seal); err != nil {
 		return nil, err
 	}
-	if err := forget(dir); err != nil {
+	if err := forget(filepath.Join(dir, "*")); err != nil {
 		return nil, err
 	}
 	s.mark()

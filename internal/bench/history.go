@@ -106,10 +106,12 @@ func catchUpFromHistory(a amounts, cached bool) func(*stage) (sample, error) {
 		if err := d.fillHistory(fileCapture(file)); err != nil {
 			return nil, err
 		}
-		if !cached {
-			if err := forget(filepath.Join(dir, "relay", "history", "bench", "trace")); err != nil {
-				return nil, err
-			}
+		prepare := forget
+		if cached {
+			prepare = recall
+		}
+		if err := prepare(filepath.Join(dir, "relay", "history", "bench", "trace", "*")); err != nil {
+			return nil, err
 		}
 		if err := d.startRelay(); err != nil {
 			return nil, err
@@ -167,7 +169,7 @@ func catchUpFromFile(a amounts, cached bool) func(*stage) (sample, error) {
 			return nil, err
 		}
 		if !cached {
-			if err := forget(dir); err != nil {
+			if err := forget(file); err != nil {
 				return nil, err
 			}
 		}

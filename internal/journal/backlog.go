@@ -6,9 +6,7 @@ import (
 	"poip/internal/wire"
 )
 
-// chunkLen is the size of the pieces of memory that records wait in, and so of
-// most writes. Writes of 1 MiB were half as fast on a busy machine (Linux 6.18,
-// ext4): the kernel looks for as much contiguous memory.
+// chunkLen is the size of the pieces of memory that records wait in.
 const chunkLen = 256 << 10
 
 // mostSpare is how many chunks are kept for what will come, until the journal

@@ -42,6 +42,7 @@ type committer struct {
 	stored  []entry
 	entries []byte
 	sealed  []byte
+	stage   stage
 }
 
 // run makes rounds until the journal is closed.

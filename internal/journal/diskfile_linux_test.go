@@ -1,6 +1,9 @@
 package journal
 
 import (
+	"bytes"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -92,6 +95,72 @@ func TestReservedRoomComesBack(t *testing.T) {
 		writeMuch(a, last)
 		if err := a.Sync(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// stageAll appends pieces of every odd length to a file, through a stage, and
+// compares what comes to stand there.
+func stageAll(t *testing.T, f *diskFile) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 2))
+	var s stage
+	var want []byte
+	for _, n := range []int{24, 1, blockLen - 25, muchData - 1, 5, 3 * stageLen, 0, muchData + 2*blockLen, 700, stageLen - 1, 2 * muchData} {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		s.open(f, int64(len(want)), int64(n))
+		for len(b) > 0 { // as from chunks
+			piece := b[:min(len(b), 1+rng.IntN(chunkLen))]
+			if err := s.add(piece); err != nil {
+				t.Fatal(err)
+			}
+			want, b = append(want, piece...), b[len(piece):]
+		}
+		if err := s.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want)+1)
+		if n, _ := f.ReadAt(got, 0); !bytes.Equal(got[:n], want) {
+			t.Fatalf("%d bytes are in the file, of %d, and they differ", n, len(want))
+		}
+	}
+}
+
+func newDiskFile(t *testing.T, dir string) *diskFile {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return &diskFile{File: f}
+}
+
+func TestWhatIsWrittenPastTheCacheStandsInTheFile(t *testing.T) {
+	f := newDiskFile(t, t.TempDir())
+	stageAll(t, f)
+	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_DIRECT != 0 {
+		t.Errorf("the file is left with flags %#x (%v)", flags, err)
+	}
+}
+
+// TestFileSystemsWithoutDirectWrites: ramfs is one.
+func TestFileSystemsWithoutDirectWrites(t *testing.T) {
+	poiptest.RunInNetns(t, func() {
+		dir := t.TempDir()
+		if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount(dir, unix.MNT_DETACH)
+		f := newDiskFile(t, dir)
+		if stageAll(t, f); !f.cached {
+			t.Error("ramfs took a direct write")
 		}
 	})
 }

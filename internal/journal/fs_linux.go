@@ -51,3 +51,31 @@ func reserve(f *os.File, at, n int64) error {
 	}
 	return errors.Join(err, failed)
 }
+
+// setDirect has the writes that follow go to the disk past the page cache, or
+// not any more.
+func setDirect(f *os.File, on bool) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+		if err == nil {
+			flags &^= unix.O_DIRECT
+			if on {
+				flags |= unix.O_DIRECT
+			}
+			_, err = unix.FcntlInt(fd, unix.F_SETFL, flags)
+		}
+		failed = os.NewSyscallError("fcntl", err)
+	})
+	return errors.Join(err, failed)
+}
+
+// isUnsupported says whether direct writes are not possible here, or not of
+// such blocks.
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}

@@ -2,7 +2,10 @@
 
 package journal
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 // syncData has the data of a file, and its length, on the disk.
 func syncData(f *os.File) error { return f.Sync() }
@@ -12,3 +15,8 @@ func hasten(*os.File, int64, int64) {}
 
 // reserve does nothing: elsewhere a file would grow by it.
 func reserve(*os.File, int64, int64) error { return nil }
+
+// setDirect cannot.
+func setDirect(*os.File, bool) error { return errors.ErrUnsupported }
+
+func isUnsupported(err error) bool { return errors.Is(err, errors.ErrUnsupported) }

@@ -142,39 +142,25 @@ func (c *committer) append(items []item) error {
 	return nil
 }
 
-// writePackets writes the records of items, from an offset on.
+// writePackets writes the records of items, from an offset on. The backlog keeps
+// what it has: it may have to be written again elsewhere.
 func (c *committer) writePackets(items []item, at int64) error {
-	if c.cipher != nil {
-		return c.writeEncrypted(items, at)
-	}
-	last := &items[len(items)-1]
-	for _, piece := range c.memory(items[0].at, last.at+int64(last.entry.length)) {
-		if _, err := c.packets.WriteAt(piece, at); err != nil {
-			return err
-		}
-		at += int64(len(piece))
-	}
-	return nil
-}
-
-// writeEncrypted is writePackets for a tail that is encrypted. The backlog
-// keeps what it has: it may have to be written again elsewhere.
-func (c *committer) writeEncrypted(items []item, at int64) error {
-	c.sealed = c.sealed[:0]
+	last := &c.stored[len(items)-1]
+	c.stage.open(c.packets, at, last.end()-at)
 	for i := range items {
-		if it := &items[i]; it.entry.kind == Batch {
-			c.sealed = c.cipher.seal(c.sealed, &it.entry, c.memory(it.at, it.at+int64(it.entry.length)))
+		it := &items[i]
+		pieces := c.memory(it.at, it.at+int64(it.entry.length))
+		if c.cipher != nil && it.entry.kind == Batch {
+			c.sealed = c.cipher.seal(c.sealed[:0], &it.entry, pieces)
+			pieces = append(pieces[:0], c.sealed)
 		}
-		if n := len(c.sealed); n == 0 || n < chunkLen && i < len(items)-1 {
-			continue
+		for _, piece := range pieces {
+			if err := c.stage.add(piece); err != nil {
+				return err
+			}
 		}
-		if _, err := c.packets.WriteAt(c.sealed, at); err != nil {
-			return err
-		}
-		at += int64(len(c.sealed))
-		c.sealed = c.sealed[:0]
 	}
-	return nil
+	return c.stage.flush()
 }
 
 // memory is where the backlog has some bytes.
@@ -187,6 +173,6 @@ func (c *committer) memory(from, to int64) [][]byte {
 
 // rest gives memory back.
 func (c *committer) rest() {
-	c.sealed = nil
+	c.sealed, c.stage.memory = nil, nil
 	c.cipher.rest()
 }
