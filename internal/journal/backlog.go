@@ -1,32 +1,54 @@
 package journal
 
 import (
+	"slices"
 	"time"
 
 	"poip/internal/wire"
 )
 
-// chunkLen is the size of the pieces of memory that records wait in.
-const chunkLen = 256 << 10
+const (
+	// chunkLen is the size of the pieces of memory that the records of a busy
+	// stream wait in, and of its writes. One waits for the disk, and a quarter as
+	// much cost a twentieth of the rate (Linux 6.18, ext4, virtio).
+	chunkLen = 1 << 20
 
-// mostSpare is how many chunks are kept for what will come, until the journal
-// rests: what a relay lets wait for the disk.
-const mostSpare = 128
+	// smallChunkLen is that of a piece that follows nothing: all that most streams
+	// ever need.
+	smallChunkLen = 64 << 10
+
+	// mostSpare is how many chunks are kept for what will come, until the journal
+	// rests: what a relay lets wait for the disk.
+	mostSpare = 32
+)
 
 // A backlog is what was appended and is not durable: items, and the bytes of
 // their records in chunks. It is kept until the disk has confirmed it, since
 // what a failed fsync leaves behind has to be written again elsewhere.
 //
-// Positions of bytes count from Open.
+// Positions of bytes count from Open. A position is as far behind the beginning
+// of a block as its byte is in memory; and, mostly, in the file that it goes to,
+// so that it can be written from here.
 type backlog struct {
 	items  []item
 	first  int    // of items, that is still wanted
 	serial uint64 // of that one
-	chunks [][]byte
-	base   int64 // position of the first byte of the first chunk
+	chunks []chunk
 	end    int64 // position after the last byte
 	spare  [][]byte
 }
+
+// A chunk is memory for records: whole blocks.
+type chunk struct {
+	at     int64 // position of its first byte
+	memory []byte
+}
+
+func (c *chunk) end() int64 { return c.at + int64(len(c.memory)) }
+
+// align leaves out as much as it takes for what comes next to be so far behind
+// the beginning of a block.
+func (b *backlog) align(offset int64) { b.end += (offset - b.end) & (blockLen - 1) }
 
 // An item is a batch, a gap, an end, or the beginning of a segment.
 type item struct {
@@ -61,11 +83,12 @@ func (it *item) place(p place) place {
 // room makes room for n bytes at the end and appends its pieces to dst.
 func (b *backlog) room(dst [][]byte, n int) [][]byte {
 	for at := b.end; n > 0; {
-		i, offset := int((at-b.base)/chunkLen), int((at-b.base)%chunkLen)
-		if i == len(b.chunks) {
-			b.chunks = append(b.chunks, b.chunk())
+		if len(b.chunks) == 0 || b.chunks[len(b.chunks)-1].end() <= at {
+			b.chunks = append(b.chunks, chunk{at: at &^ (blockLen - 1), memory: b.memory()})
 		}
-		piece := b.chunks[i][offset:min(chunkLen, offset+n)]
+		last := &b.chunks[len(b.chunks)-1]
+		piece := last.memory[at-last.at:]
+		piece = piece[:min(n, len(piece))]
 		dst = append(dst, piece)
 		n -= len(piece)
 		at += int64(len(piece))
@@ -73,13 +96,17 @@ func (b *backlog) room(dst [][]byte, n int) [][]byte {
 	return dst
 }
 
-func (b *backlog) chunk() []byte {
+// memory is that of the next chunk.
+func (b *backlog) memory() []byte {
 	if n := len(b.spare); n > 0 {
-		c := b.spare[n-1]
+		m := b.spare[n-1]
 		b.spare = b.spare[:n-1]
-		return c
+		return m
 	}
-	return make([]byte, chunkLen)
+	if len(b.chunks) == 0 {
+		return aligned(smallChunkLen)
+	}
+	return aligned(chunkLen)
 }
 
 // push appends an item whose bytes stand in the room that was made for it.
@@ -101,9 +128,12 @@ func (b *backlog) from(dst []item, serial uint64, n int) []item {
 // bytes appends the pieces of memory that hold what stands from one position
 // to another to dst.
 func (b *backlog) bytes(dst [][]byte, from, to int64) [][]byte {
-	for from < to {
-		i, offset := (from-b.base)/chunkLen, (from-b.base)%chunkLen
-		piece := b.chunks[i][offset:min(chunkLen, offset+to-from)]
+	for i := 0; from < to; i++ {
+		c := &b.chunks[i]
+		if c.end() <= from {
+			continue
+		}
+		piece := c.memory[from-c.at : min(c.end(), to)-c.at]
 		dst = append(dst, piece)
 		from += int64(len(piece))
 	}
@@ -115,25 +145,26 @@ func (b *backlog) forget(p *place, spare int) {
 	n := int(p.serial - b.serial)
 	clear(b.items[b.first : b.first+n])
 	b.first, b.serial = b.first+n, p.serial
-	if b.first == len(b.items) {
+	wanted := b.end
+	if b.first < len(b.items) {
+		wanted = b.items[b.first].at
+	} else {
 		b.first, b.items = 0, b.items[:0]
 	}
 	done := 0
-	for b.base+chunkLen <= p.bytes {
+	for ; done < len(b.chunks) && b.chunks[done].end() <= wanted; done++ {
 		if len(b.spare) < spare {
-			b.spare = append(b.spare, b.chunks[done])
+			b.spare = append(b.spare, b.chunks[done].memory)
 		}
-		done++
-		b.base += chunkLen
 	}
-	b.chunks = b.chunks[:copy(b.chunks, b.chunks[done:])]
+	b.chunks = slices.Delete(b.chunks, 0, done)
 }
 
 // rest gives the memory of an empty backlog back.
 func (b *backlog) rest() {
 	if b.first == len(b.items) {
 		b.items, b.first = nil, 0
-		b.chunks, b.spare, b.base = nil, nil, b.end
+		b.chunks, b.spare = nil, nil
 	}
 }
 
@@ -177,6 +208,7 @@ func (j *Journal) Append(header, records []byte, arrival int64) {
 	h := wire.ParseBatchHeader(header)
 	j.mu.Lock()
 	j.follow(h.First)
+	j.backlog.align(j.shift + j.tip.bytes)
 	it := item{at: j.backlog.end, entry: entry{
 		kind:     Batch,
 		first:    h.First,

@@ -3,6 +3,8 @@ package journal
 import (
 	"fmt"
 	"time"
+
+	"poip/internal/pcap"
 )
 
 const (
@@ -203,6 +205,7 @@ func (c *committer) open(p place) error {
 	defer j.mu.Unlock()
 	j.segments = append(j.segments, s)
 	j.tail = s
+	j.shift = pcap.FileHeaderLen - p.bytes
 	return nil
 }
 

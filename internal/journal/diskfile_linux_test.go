@@ -164,3 +164,56 @@ func TestFileSystemsWithoutDirectWrites(t *testing.T) {
 		}
 	})
 }
+
+// TestMuchIsKeptAsItCame: batches of any length, more than fit into a segment,
+// some of them behind gaps or in rounds of their own.
+func TestMuchIsKeptAsItCame(t *testing.T) {
+	for _, key := range []*Key{nil, testKey(1)} {
+		o := Options{Segment: 6 << 20, Batch: 3 << 20, Key: key}
+		dir := filepath.Join(t.TempDir(), "j")
+		j := mustOpen(t, dir, o)
+		j.Begin(testEpoch(1), 0)
+		rng := rand.New(rand.NewPCG(3, 4))
+		var want [][]byte
+		next := wire.PacketNumber(0)
+		for range 800 {
+			length := 1 << rng.IntN(18)
+			h, r := testBatch(next, 2, length+rng.IntN(length))
+			j.Append(h, r, int64(next))
+			want = append(want, bytes.Clone(r))
+			next += 2
+			switch rng.IntN(20) {
+			case 0:
+				j.Gap(wire.Gap{First: next, Count: 1, Cause: wire.CauseKernelDrop}, int64(next))
+				next++
+			case 1:
+				if err := j.Sync(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j = mustOpen(t, dir, o)
+		all, records := readAll(t, j.ReadOrdinal(0))
+		if j.Damaged() != 0 || len(j.segments) < 5 {
+			t.Errorf("%d packets are damaged in %d segments", j.Damaged(), len(j.segments))
+		}
+		for i, e := range all {
+			if e.Kind != Batch {
+				continue
+			}
+			if len(want) == 0 || !bytes.Equal(records[i], want[0]) {
+				t.Fatalf("batch at %d is not what was appended", e.First)
+			}
+			want = want[1:]
+		}
+		if len(want) > 0 {
+			t.Errorf("%d batches are missing", len(want))
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

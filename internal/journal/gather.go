@@ -147,11 +147,15 @@ func (c *committer) append(items []item) error {
 func (c *committer) writePackets(items []item, at int64) error {
 	last := &c.stored[len(items)-1]
 	c.stage.open(c.packets, at, last.end()-at)
-	for i := range items {
-		it := &items[i]
-		pieces := c.memory(it.at, it.at+int64(it.entry.length))
-		if c.cipher != nil && it.entry.kind == Batch {
-			c.sealed = c.cipher.seal(c.sealed[:0], &it.entry, pieces)
+	for len(items) > 0 {
+		n := 1
+		end := items[0].at + int64(items[0].entry.length)
+		for ; c.cipher == nil && n < len(items) && items[n].at == end; n++ {
+			end += int64(items[n].entry.length)
+		}
+		pieces := c.memory(items[0].at, end)
+		if c.cipher != nil && items[0].entry.kind == Batch {
+			c.sealed = c.cipher.seal(c.sealed[:0], &items[0].entry, pieces)
 			pieces = append(pieces[:0], c.sealed)
 		}
 		for _, piece := range pieces {
@@ -159,6 +163,7 @@ func (c *committer) writePackets(items []item, at int64) error {
 				return err
 			}
 		}
+		items = items[n:]
 	}
 	return c.stage.flush()
 }

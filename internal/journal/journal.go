@@ -116,6 +116,7 @@ type Journal struct {
 	tip      place     // after what was appended
 	written  place     // after what was written
 	durable  place     // after what is durable
+	shift    int64     // from bytes of a place to offsets in the tail
 	oldest   time.Time // since when something waits to be durable
 	segments []*segment
 	tail     *segment // the last one, if it is being written; changed by the committer

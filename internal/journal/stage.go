@@ -10,19 +10,19 @@ const (
 	// the largest block that file systems commonly have.
 	blockLen = 4096
 
-	// stageLen is the size of a large write. One waits for the disk, and half as
-	// much cost a twentieth of the rate (Linux 6.18, ext4, virtio).
-	stageLen = 1 << 20
+	// stageLen is how much is collected for one write.
+	stageLen = chunkLen
 )
 
 // A stage collects what is appended to a file for few, large writes, with
 // every block of the file at a block of memory: so a diskFile can write them
-// past the page cache.
+// past the page cache. What stands so already is not copied.
 type stage struct {
 	file   File
 	at     int64  // of the file, where what is collected goes
 	memory []byte // begins at a block
-	begin  int    // of memory, where that is
+	want   int    // of memory
+	begin  int    // of memory, where what is collected is
 	end    int
 }
 
@@ -30,9 +30,7 @@ type stage struct {
 func (s *stage) open(f File, at, n int64) {
 	s.file, s.at, s.begin = f, at, int(at%blockLen)
 	s.end = s.begin
-	if need := int(min(stageLen, int64(s.begin)+n)); len(s.memory) < need {
-		s.memory = aligned(max(blockLen, 1<<bits.Len(uint(need-1))))
-	}
+	s.want = int(min(stageLen, int64(s.begin)+n))
 }
 
 // aligned returns so much memory, of whole blocks.
@@ -44,8 +42,15 @@ func aligned(n int) []byte {
 // blockOffset is where in a block of memory b begins.
 func blockOffset(b []byte) int { return int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) % blockLen) }
 
-// add collects b, and writes what is full.
+// add collects b, and writes what is full; or much of b from where it is, if its
+// blocks are blocks of the file.
 func (s *stage) add(b []byte) error {
+	if s.begin == s.end && len(b) >= muchData && blockOffset(b) == s.begin {
+		return s.write(b)
+	}
+	if len(s.memory) < s.want {
+		s.memory = aligned(max(blockLen, 1<<bits.Len(uint(s.want-1))))
+	}
 	for len(b) > 0 {
 		n := copy(s.memory[s.end:], b)
 		s.end += n
@@ -63,7 +68,11 @@ func (s *stage) flush() error {
 	if s.begin == s.end {
 		return nil
 	}
-	n, err := s.file.WriteAt(s.memory[s.begin:s.end], s.at)
+	return s.write(s.memory[s.begin:s.end])
+}
+
+func (s *stage) write(b []byte) error {
+	n, err := s.file.WriteAt(b, s.at)
 	s.at += int64(n)
 	s.begin = int(s.at % blockLen)
 	s.end = s.begin
