@@ -81,7 +81,7 @@ func ParseRelays(texts ...string) (Relays, error) {
 	for _, text := range texts {
 		ep, err := transport.ParseEndpoint(text)
 		if err != nil {
-			return nil, fmt.Errorf("relay: %w", err)
+			return nil, err
 		}
 		relays = append(relays, ep)
 	}

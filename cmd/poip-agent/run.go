@@ -130,7 +130,7 @@ func (s *settings) load() (agent.Config, error) {
 	cfg = s.config
 	var err error
 	if cfg.Relay, err = agent.ParseRelays(s.relays...); err != nil {
-		return cfg, err
+		return cfg, fmt.Errorf("--relay: %w", err)
 	}
 	if err := cfg.Memory.UnmarshalText([]byte(s.memory)); err != nil {
 		return cfg, fmt.Errorf("--memory: %w", err)

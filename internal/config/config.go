@@ -51,9 +51,14 @@ func Decode(path string, text []byte, table string, dst any) error {
 		return located(path, text, err)
 	}
 	for _, key := range meta.Keys() {
-		if len(key) == 1 && !slices.Contains(tables, key[0]) {
-			return fmt.Errorf("%s:%d: unknown table [%s]: want [relay] or [agent]", path, lineOf(text, key), printable(key[0]))
+		if len(key) > 1 || slices.Contains(tables, key[0]) {
+			continue
 		}
+		name := printable(key[0])
+		if meta.Type(key[0]) == "Hash" {
+			return fmt.Errorf("%s:%d: unknown table [%s]: want [relay] or [agent]", path, lineOf(text, key), name)
+		}
+		return fmt.Errorf("%s:%d: key %s stands in no table: write it below [relay] or [agent]", path, lineOf(text, key), name)
 	}
 	primitive, ok := file[table]
 	if !ok {

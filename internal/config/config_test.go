@@ -44,7 +44,7 @@ func TestDecodeRefusesAndSaysWhere(t *testing.T) {
 		{"unknown key in an array", "[relay]\n[[relay.listener]]\nname = \"a\"\n[[relay.listener]]\ntsl = true\n", `f.toml:5: unknown key "relay.listener.tsl"`},
 		{"unknown table under ours", "[relay]\n[relay.iner]\ntcp = \":1\"\n", `f.toml:2: unknown key "relay.iner`},
 		{"unknown top table", "[relay]\n[broker]\n", "f.toml:2: unknown table [broker]"},
-		{"top key", "x = 1\n[relay]\n", "f.toml:1: unknown table [x]"},
+		{"top key", "x = 1\n[relay]\n", "f.toml:1: key x stands in no table"},
 		{"wrong type", "[relay]\n\nname = 5\n", "f.toml:3: "},
 		{"bad size", "[relay]\nmemory = \"64MB\"\n", `f.toml:2: `},
 		{"bad size", "[relay]\nmemory = \"64MB\"\n", `"64MB" is not a size`},

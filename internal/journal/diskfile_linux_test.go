@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -216,4 +217,40 @@ func TestMuchIsKeptAsItCame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestWhatWasReservedBehindASealComesBack: as after a kill between the seal and
+// the closing of the file.
+func TestWhatWasReservedBehindASealComesBack(t *testing.T) {
+	poiptest.RunInNetns(t, func() {
+		dir := t.TempDir()
+		poiptest.MountTmpfs(t, dir, 32<<20)
+		j := mustOpen(t, filepath.Join(dir, "j"), Options{})
+		j.Begin(testEpoch(1), 0)
+		next := writeMuch(j, 0)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "j", "*.pcap"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%q (%v)", files, err)
+		}
+		before := freeBytes(t, dir)
+		f, err := os.OpenFile(files[0], os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(reserve(f, 0, 8<<20), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if free := freeBytes(t, dir); free > before-4<<20 {
+			t.Fatalf("%d bytes are free, as before", free)
+		}
+		j = mustOpen(t, filepath.Join(dir, "j"), Options{})
+		defer j.Close()
+		if free := freeBytes(t, dir); free < before-1<<16 {
+			t.Errorf("%d bytes are free; want the %d there were", free, before)
+		}
+		wholeFrom(t, j, 0, next)
+	})
 }

@@ -37,6 +37,9 @@ func (j *Journal) recover() error {
 		if err != nil {
 			return err
 		}
+		if x.vouched && i == len(l.segments)-1 && !s.noPackets {
+			j.cutPackets(s) // gives back what was reserved, if the writer was killed behind the seal; costs space if not
+		}
 		s.lead(&p)
 		j.segments = append(j.segments, s)
 		p = s.place()
