@@ -162,7 +162,7 @@ func (a *Archive) lookup(n name, index bool) (*found, bool) {
 // unmade says whether this is what is there of a segment while it is being made:
 // the last one may be so at any time.
 func (x *examination) unmade() bool {
-	return x.saysNothing() && x.size <= pcap.FileHeaderLen
+	return x.saysNothing() && !x.torn && x.size <= pcap.FileHeaderLen
 }
 
 // outdated says whether the index is another than the one that was examined, or

@@ -13,8 +13,8 @@ const (
 	// much cost a twentieth of the rate (Linux 6.18, ext4, virtio).
 	chunkLen = 1 << 20
 
-	// smallChunkLen is that of a piece that follows nothing: all that most streams
-	// ever need.
+	// smallChunkLen is that of a piece before which less than that waits: all that
+	// most streams ever need.
 	smallChunkLen = 64 << 10
 
 	// mostSpare is how many chunks are kept for what will come, until the journal
@@ -84,7 +84,7 @@ func (it *item) place(p place) place {
 func (b *backlog) room(dst [][]byte, n int) [][]byte {
 	for at := b.end; n > 0; {
 		if len(b.chunks) == 0 || b.chunks[len(b.chunks)-1].end() <= at {
-			b.chunks = append(b.chunks, chunk{at: at &^ (blockLen - 1), memory: b.memory()})
+			b.chunks = append(b.chunks, chunk{at: at &^ (blockLen - 1), memory: b.memory(at + int64(n))})
 		}
 		last := &b.chunks[len(b.chunks)-1]
 		piece := last.memory[at-last.at:]
@@ -96,17 +96,25 @@ func (b *backlog) room(dst [][]byte, n int) [][]byte {
 	return dst
 }
 
-// memory is that of the next chunk.
-func (b *backlog) memory() []byte {
+// memory is that of the next chunk, if what waits will end there.
+func (b *backlog) memory(end int64) []byte {
+	if end-b.wanted() < smallChunkLen {
+		return aligned(smallChunkLen)
+	}
 	if n := len(b.spare); n > 0 {
 		m := b.spare[n-1]
 		b.spare = b.spare[:n-1]
 		return m
 	}
-	if len(b.chunks) == 0 {
-		return aligned(smallChunkLen)
-	}
 	return aligned(chunkLen)
+}
+
+// wanted is the position of the first byte that is.
+func (b *backlog) wanted() int64 {
+	if b.first < len(b.items) {
+		return b.items[b.first].at
+	}
+	return b.end
 }
 
 // push appends an item whose bytes stand in the room that was made for it.
@@ -140,24 +148,27 @@ func (b *backlog) bytes(dst [][]byte, from, to int64) [][]byte {
 	return dst
 }
 
-// forget drops what stands before p, and keeps few chunks for what will come.
-func (b *backlog) forget(p *place, spare int) {
+// forget drops what stands before p, and keeps some large chunks for what will
+// come; none where little has.
+func (b *backlog) forget(p *place) {
+	before := b.wanted()
 	n := int(p.serial - b.serial)
 	clear(b.items[b.first : b.first+n])
 	b.first, b.serial = b.first+n, p.serial
-	wanted := b.end
-	if b.first < len(b.items) {
-		wanted = b.items[b.first].at
-	} else {
+	if b.first == len(b.items) {
 		b.first, b.items = 0, b.items[:0]
 	}
+	wanted := b.wanted()
 	done := 0
 	for ; done < len(b.chunks) && b.chunks[done].end() <= wanted; done++ {
-		if len(b.spare) < spare {
-			b.spare = append(b.spare, b.chunks[done].memory)
+		if m := b.chunks[done].memory; len(m) == chunkLen && len(b.spare) < mostSpare {
+			b.spare = append(b.spare, m)
 		}
 	}
 	b.chunks = slices.Delete(b.chunks, 0, done)
+	if wanted-before < smallChunkLen {
+		b.spare = nil
+	}
 }
 
 // rest gives the memory of an empty backlog back.
@@ -188,7 +199,7 @@ func (j *Journal) Begin(e Epoch, first wire.PacketNumber) {
 // begin is Begin, for holders of mu.
 func (j *Journal) begin(e *Epoch, first wire.PacketNumber, jump bool) {
 	j.begun = true
-	j.push(item{begin: e, jump: jump, entry: entry{first: first, ordinal: j.tip.ordinal, arrival: j.tip.arrival}})
+	j.push(item{begin: e, jump: jump, at: j.backlog.end, entry: entry{first: first, ordinal: j.tip.ordinal, arrival: j.tip.arrival}})
 }
 
 // follow sees to it that number first can be appended.

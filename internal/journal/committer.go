@@ -95,6 +95,7 @@ func (c *committer) due() (wait time.Duration, over bool) {
 	}
 	if !j.filling && time.Since(j.oldest) >= restDelay {
 		j.backlog.rest()
+		j.pieces = nil
 		c.rest()
 		return asleep, false
 	}
@@ -223,7 +224,7 @@ func (c *committer) confirm() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.durable = j.written
-	j.backlog.forget(&j.durable, mostSpare)
+	j.backlog.forget(&j.durable)
 	return nil
 }
 

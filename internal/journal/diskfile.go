@@ -56,15 +56,14 @@ func (f *diskFile) WriteAt(b []byte, at int64) (n int, err error) {
 // writeDirect writes whole blocks past the page cache. Where the file system
 // knows no such way, all of this file goes the other from now on.
 func (f *diskFile) writeDirect(b []byte, at int64) (n int, err error) {
-	if err = setDirect(f.File, true); err == nil {
+	if setDirect(f.File, true) == nil {
 		n, err = f.File.WriteAt(b, at)
-		err = errors.Join(err, setDirect(f.File, false))
+		if err = errors.Join(err, setDirect(f.File, false)); !isUnsupported(err) {
+			return n, err
+		}
 	}
-	if isUnsupported(err) {
-		f.cached = true
-		return f.writeCached(b, at)
-	}
-	return n, err
+	f.cached = true
+	return f.writeCached(b, at)
 }
 
 // writeCached has the disk begin at once with what is much, so that a Sync soon

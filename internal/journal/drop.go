@@ -90,7 +90,8 @@ func (j *Journal) drop(s *segment) Dropped {
 		}
 	}
 	if former != nil {
-		entries = append(into.gaps(), entries...)
+		told := into.gaps()
+		entries = append(told, beyond(told, entries)...)
 	}
 	if victim.impossible != nil || into.impossible != nil {
 		j.log.Warn("segment cannot be dropped now", "segment", s.name.String(), "err", cmp.Or(victim.impossible, into.impossible))
@@ -174,16 +175,24 @@ func (j *Journal) gapsBefore(s *segment) *segment {
 	return nil
 }
 
-// mergeGaps makes one gap of neighbors with the same cause. One of unknown count
-// is told once, as to Readers: what two segments tell are the same one where
-// the later was merged into the former before, and the power failed.
+// beyond leaves out of a segment's gaps those of unknown count that it begins
+// with and the one before ends with: it was merged into that one before, and the
+// power failed before it was deleted.
+func beyond(former, entries []entry) []entry {
+	same := func(a, b entry) bool { return a.kind == Gap && a.count == 0 && a.gap() == b.gap() }
+	for n := min(len(former), len(entries)); n > 0; n-- {
+		if slices.EqualFunc(former[len(former)-n:], entries[:n], same) {
+			return entries[n:]
+		}
+	}
+	return entries
+}
+
+// mergeGaps makes one gap of neighbors with the same cause.
 func mergeGaps(entries []entry) []entry {
 	merged := entries[:0]
 	for _, e := range entries {
 		n := len(merged)
-		if n > 0 && e.kind == Gap && merged[n-1].kind == Gap && e.count == 0 && merged[n-1].count == 0 && e.first == merged[n-1].first {
-			continue
-		}
 		if n > 0 && e.kind == Gap && e.count > 0 && merged[n-1].kind == Gap && merged[n-1].count > 0 && merged[n-1].cause == e.cause {
 			g := &merged[n-1]
 			g.count += e.count

@@ -108,3 +108,23 @@ func TestAGapIsToldOnceWhenADeletionDoesNotSurvive(t *testing.T) {
 		j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
 	}
 }
+
+// Gaps of unknown count at one number are as many as there were.
+func TestGapsOfUnknownCountStayTheirOwn(t *testing.T) {
+	j := openModel(t, newDisk(), Options{})
+	defer j.Close()
+	j.Begin(testEpoch(1), 0)
+	next := write(j, 0, 1)
+	for i := range int64(2) {
+		j.Gap(wire.Gap{First: next, Cause: wire.CauseCaptureRestart, Earliest: 100 + i, Latest: 200 + i}, 10+i)
+	}
+	write(j, next, 1)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	dropped := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64)
+	all, _ := readAll(t, j.ReadOrdinal(0))
+	if len(dropped.Gaps) != 4 || len(all) != 4 {
+		t.Errorf("dropping told %d gaps, and %d are kept: %+v; want four", len(dropped.Gaps), len(all), all)
+	}
+}

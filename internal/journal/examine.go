@@ -45,7 +45,7 @@ type finding struct {
 	header  header
 	sum     summary
 	size    int64 // of the pcap file as it is
-	missing bool  // it is not there
+	missing bool  // it is not there, or its header cannot be read
 	vouched bool  // by the seal alone: entries were not read
 
 	// Where the seal does not vouch: what is to be kept, gaps in place of what

@@ -2,7 +2,9 @@ package journal
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +52,12 @@ func reserve(f *os.File, at, n int64) error {
 		return nil // says nothing about the disk
 	}
 	return errors.Join(err, failed)
+}
+
+// hasRoomBehind says whether a file has more blocks than its length takes.
+func hasRoomBehind(info fs.FileInfo) bool {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && s.Blocks*512 > info.Size()+64<<10 // and what a file system takes for its own
 }
 
 // setDirect has the writes that follow go to the disk past the page cache, or

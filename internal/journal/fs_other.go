@@ -4,6 +4,7 @@ package journal
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 )
 
@@ -15,6 +16,9 @@ func hasten(*os.File, int64, int64) {}
 
 // reserve does nothing: elsewhere a file would grow by it.
 func reserve(*os.File, int64, int64) error { return nil }
+
+// hasRoomBehind: nothing was reserved.
+func hasRoomBehind(fs.FileInfo) bool { return false }
 
 // setDirect cannot.
 func setDirect(*os.File, bool) error { return errors.ErrUnsupported }

@@ -178,6 +178,6 @@ func (c *committer) memory(from, to int64) [][]byte {
 
 // rest gives memory back.
 func (c *committer) rest() {
-	c.sealed, c.stage.memory = nil, nil
+	c.sealed, c.pieces, c.stage = nil, nil, stage{}
 	c.cipher.rest()
 }

@@ -63,9 +63,15 @@ func list(fsys FS) (l listing, err error) {
 }
 
 // halfDeleted says whether of the oldest segment the packets are deleted
-// already. The last segment stays.
+// already. The last segment that says how far the log has got stays.
 func (l *listing) halfDeleted(fsys FS) bool {
 	if len(l.segments) < 2 || !l.segments[0].index || len(l.segments[0].generations) > 0 {
+		return false
+	}
+	next := examination{fs: fsys, found: l.segments[1]}
+	next.open()
+	next.close()
+	if next.reindex && len(l.segments) == 2 {
 		return false
 	}
 	x := examination{fs: fsys, found: l.segments[0]}

@@ -217,7 +217,7 @@ func (m *machine) accept(t *rapid.T, durable uint64) {
 		}
 	}
 	if err != nil {
-		t.Fatalf("after a crash: %v", err)
+		t.Fatalf("after a crash: %v\n%v\nfiles %q\nread %+v", err, m, m.d.names("."), all)
 	}
 	if len(all) == 0 { // all that may be gone is; what was not durable may be told again
 		m.log, m.most = nil, 0

@@ -29,16 +29,19 @@ func (j *Journal) recover() error {
 			return x.impossible
 		}
 		j.committer.seq = f.name.seq
-		if i > 0 && i == len(l.segments)-1 && x.saysNothing() {
+		last := i == len(l.segments)-1
+		if last && x.saysNothing() && i > 0 {
 			j.discard(x)
 			break
+		} else if last && x.unmade() {
+			x.problems = nil // made anew it says how far the log had got before
 		}
 		s, err := j.restore(x)
 		if err != nil {
 			return err
 		}
-		if x.vouched && i == len(l.segments)-1 && !s.noPackets {
-			j.cutPackets(s) // gives back what was reserved, if the writer was killed behind the seal; costs space if not
+		if last && x.vouched {
+			j.giveBack(s)
 		}
 		s.lead(&p)
 		j.segments = append(j.segments, s)
@@ -61,16 +64,17 @@ func (x *examination) saysNothing() bool {
 }
 
 // discard deletes what is there of such a segment, or puts it into quarantine
-// if it may have been more.
+// if it may have been more: nothing says whether the disk had confirmed the last
+// round that the index tells of.
 func (j *Journal) discard(x *examination) {
 	keep := !x.unmade()
 	if keep {
-		j.log.Error("segment cannot be read at all", "segment", x.found.name.String(), "bytes", x.size)
+		j.log.Warn("segment cannot be read at all; if it was confirmed, packets are lost", "segment", x.found.name.String(), "bytes", x.size)
 	}
 	for _, g := range x.found.generations {
 		setAside(j.fs, x.found.name.packets(g), keep)
 	}
-	j.fs.Remove(x.found.name.index())
+	setAside(j.fs, x.found.name.index(), keep)
 }
 
 // checkKey fails if the key does not open one of the segments. That is known
@@ -222,6 +226,19 @@ func (j *Journal) cutPackets(s *segment) error {
 		return nil
 	}
 	return f.Sync()
+}
+
+// giveBack gives back what was reserved for a segment, if its writer was killed
+// between the seal and the end. If that fails it costs space.
+func (j *Journal) giveBack(s *segment) {
+	f, err := j.fs.OpenFile(s.name.packets(s.generation), os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() == s.sum.size && hasRoomBehind(info) {
+		f.Truncate(s.sum.size)
+	}
 }
 
 // anew makes another generation of a segment from what was found in it, or

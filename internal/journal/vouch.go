@@ -91,7 +91,7 @@ func (x *examination) readFileHeader(known bool) {
 	}
 	if !bytes.Equal(b, x.header.fileHeader()) {
 		x.problem("the header of the file of packets is damaged")
-		x.repack = true
+		x.repack, x.missing = true, true
 	}
 }
 
