@@ -59,12 +59,17 @@ race: deps build ## the tests of our own code under the race detector
 	go test -race -short -count=1 -timeout 20m ./agent/... ./auth ./broker ./certs ./internal/config ./internal/journal ./internal/pcap ./internal/transport ./internal/wire
 
 FUZZTIME ?= 5s
+# Go before 1.27 sometimes takes the end of FUZZTIME for a failure
+# (go.dev/issue/75804): a target that fails so, without an input, runs again.
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (5s)
-	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	@mkdir -p bin; \
+	run() { go test -run '^$$' -fuzz "^$$2$$" -fuzztime $(FUZZTIME) -parallel 2 "$$1" </dev/null | tee bin/fuzz.log; }; \
+	late() { grep -q '^ *context deadline exceeded$$' bin/fuzz.log && ! grep -q 'Failing input' bin/fuzz.log; }; \
+	grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 	  grep -ho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2 | while read -r target; do \
 	    echo "== $$dir $$target"; \
-	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -parallel 2 "$$dir" </dev/null; \
+	    run "$$dir" "$$target" || { late && run "$$dir" "$$target"; }; \
 	  done; \
 	done
 
