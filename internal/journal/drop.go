@@ -103,9 +103,12 @@ func (j *Journal) drop(s *segment) Dropped {
 	switch {
 	case sum == nil: // the journal takes as much as before, and a caller that goes by that is not to go on for ever
 		return Dropped{}
-	case s.gone:
-		d.Bytes = before
-		return d
+	case s.gone: // its packets were needed no more: none is lost, and nothing is to tell of them
+		if former == nil || former.gone {
+			j.doomed = append(j.doomed, into.found.name.index())
+			j.signal()
+		}
+		return Dropped{Bytes: before}
 	case former == nil:
 		s.adopt(into.header.generation+1, sum)
 		s.noPackets = true

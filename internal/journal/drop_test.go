@@ -128,3 +128,42 @@ func TestGapsOfUnknownCountStayTheirOwn(t *testing.T) {
 		t.Errorf("dropping told %d gaps, and %d are kept: %+v; want four", len(dropped.Gaps), len(all), all)
 	}
 }
+
+// A segment that is deleted while it is being dropped was needed no more: none
+// of its packets is lost, and it does not come back.
+func TestWhatIsTrimmedMeanwhileIsNotDropped(t *testing.T) {
+	d := newDisk()
+	j := openModel(t, d, Options{})
+	j.Begin(testEpoch(1), 0)
+	write(j, 0, 2)
+	j.Begin(testEpoch(2), 0)
+	next := write(j, 0, 1)
+	if err := j.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	trimmed := false
+	d.mu.Lock()
+	d.failing = func(op, name string) error {
+		if op == "open" && strings.HasSuffix(name, draftSuffix) && !trimmed {
+			trimmed = true
+			d.mu.Unlock()
+			defer d.mu.Lock()
+			j.TrimBelow(testEpoch(2).ID, 0)
+			within(t, "the segment is deleted", func() bool { return len(d.names(".")) == 2 })
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if dropped := j.DropOldest(testEpoch(1).ID, 0, math.MaxUint64); !trimmed || dropped.Gaps != nil || dropped.Packets != 0 || dropped.Bytes <= 0 {
+		t.Errorf("dropped %+v", dropped)
+	}
+	within(t, "nothing is left of it", func() bool { return len(d.names(".")) == 2 })
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = openModel(t, d, Options{})
+	defer j.Close()
+	if all, _ := readAll(t, j.ReadOrdinal(0)); len(all) != 1 || all[0].Epoch.ID != testEpoch(2).ID || all[0].Next() != next {
+		t.Errorf("read %+v; want what was not trimmed", all)
+	}
+}
