@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -86,28 +87,64 @@ func snapshot(t *testing.T, from string) string {
 	return to
 }
 
-// copyFolder copies what is there, while a journal may write to it and delete.
+// copyFolder copies what is there, while a journal may write to it and delete:
+// again where files were made or deleted meanwhile, since of a segment that is
+// being made it might have taken the one file before it had entries, and the
+// other one after.
 func copyFolder(from, to string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	for {
+		before, err := filesBelow(from)
 		if err != nil {
 			return err
 		}
-		target := filepath.Join(to, strings.TrimPrefix(path, from))
-		if entry.IsDir() {
-			return os.MkdirAll(target, 0o700)
+		copied := copyFiles(from, to, before)
+		if copied != nil && !errors.Is(copied, fs.ErrNotExist) {
+			return copied
 		}
-		b, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+		after, err := filesBelow(from)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(target, b, 0o600)
+		if copied == nil && slices.Equal(before, after) {
+			return nil
+		}
+		if err := os.RemoveAll(to); err != nil {
+			return err
+		}
+	}
+}
+
+func filesBelow(dir string) (names []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			names = append(names, strings.TrimPrefix(path, dir))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
 	})
+	return names, err
+}
+
+func copyFiles(from, to string, names []string) error {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, name)
+		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(target, b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func TestAnOutageIsSpooledAndDeliveredInOrder(t *testing.T) {
