@@ -97,7 +97,7 @@ func copyFolder(from, to string) error {
 		if err != nil {
 			return err
 		}
-		copied := copyFiles(from, to, before)
+		copied := os.CopyFS(to, os.DirFS(from))
 		if copied != nil && !errors.Is(copied, fs.ErrNotExist) {
 			return copied
 		}
@@ -125,26 +125,6 @@ func filesBelow(dir string) (names []string, err error) {
 		return err
 	})
 	return names, err
-}
-
-func copyFiles(from, to string, names []string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		return err
-	}
-	for _, name := range names {
-		b, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, name)
-		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
-			return err
-		}
-		if err := os.WriteFile(target, b, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func TestAnOutageIsSpooledAndDeliveredInOrder(t *testing.T) {

@@ -68,11 +68,13 @@ func (l *listing) halfDeleted(fsys FS) bool {
 	if len(l.segments) < 2 || !l.segments[0].index || len(l.segments[0].generations) > 0 {
 		return false
 	}
-	next := examination{fs: fsys, found: l.segments[1]}
-	next.open()
-	next.close()
-	if next.reindex && len(l.segments) == 2 {
-		return false
+	if len(l.segments) == 2 {
+		last := examination{fs: fsys, found: l.segments[1]}
+		last.open()
+		last.close()
+		if last.reindex {
+			return false
+		}
 	}
 	x := examination{fs: fsys, found: l.segments[0]}
 	x.open()

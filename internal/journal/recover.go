@@ -33,7 +33,8 @@ func (j *Journal) recover() error {
 		if last && x.saysNothing() && i > 0 {
 			j.discard(x)
 			break
-		} else if last && x.unmade() {
+		}
+		if last && x.unmade() {
 			x.problems = nil // made anew it says how far the log had got before
 		}
 		s, err := j.restore(x)
