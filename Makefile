@@ -75,7 +75,7 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 
 .PHONY: bench
 bench: deps build ## side by side with the neighbors, as ratios in one run
-	go run ./internal/bench $(BENCHFLAGS)
+	go run ./internal/bench $(value BENCHFLAGS)
 
 .PHONY: lint
 lint: ## formatting, vet, staticcheck

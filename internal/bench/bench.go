@@ -47,6 +47,11 @@ func (b *bench) prepare() (err error) {
 	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
+	if b.o.profile != "" {
+		if err := os.MkdirAll(b.o.profile, 0o755); err != nil {
+			return err
+		}
+	}
 	if err := setUpNetwork(); err != nil {
 		return err
 	}

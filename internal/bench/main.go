@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 )
 
@@ -82,6 +83,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
 	return o, o.complete(*pattern, *only)
 }
 
@@ -91,6 +95,9 @@ func (o *options) complete(pattern, only string) (err error) {
 	}
 	if o.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("read -only: %w", err)
+	}
+	if !slices.ContainsFunc(scenarios(o.short), func(s scenario) bool { return o.pattern.MatchString(s.name) }) {
+		return fmt.Errorf("-run %q matches no scenario, see -list", pattern)
 	}
 	if o.rounds == 0 {
 		o.rounds = 5
