@@ -103,7 +103,7 @@ func TestRelayStopped(t *testing.T) {
 		before := s.rest()
 		stop := s.source.flow(2000)
 		time.Sleep(time.Second)
-		s.relay.pause(20 * time.Second)
+		s.relay.pause(time.Minute)
 		eventually(t, "the stream is live", s.relay.live)
 		time.Sleep(time.Second)
 		stop()
