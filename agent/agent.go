@@ -86,6 +86,8 @@ type Agent struct {
 	stopping <-chan struct{} // closed when captures are to stop
 	uplinks  sync.WaitGroup
 
+	making sync.Mutex // held while a stream is made, which may read a spool from disk
+
 	mu         sync.Mutex
 	streams    []*stream    // guarded by mu; in order of their beginning
 	conditions []*condition // of the captures; guarded by mu
@@ -225,10 +227,10 @@ func (a *Agent) captures() ([]*capturing, error) {
 
 // newStream makes a stream of a capture and starts its uplink.
 func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.making.Lock()
+	defer a.making.Unlock()
 	name := auth.StreamName{Sensor: a.sensor, Capture: capture}
-	if slices.ContainsFunc(a.streams, func(s *stream) bool { return s.name == name }) {
+	if a.has(name) {
 		return nil, fmt.Errorf("there is a stream %s already: give this capture another name", name)
 	}
 	log := a.log.With("stream", name.String())
@@ -239,9 +241,17 @@ func (a *Agent) newStream(c *capturing, capture auth.CaptureName) (*stream, erro
 	if c.spool != nil {
 		a.openSpool(s, c.spool, log)
 	}
+	a.mu.Lock()
 	a.streams = append(a.streams, s)
+	a.mu.Unlock()
 	a.uplinks.Go(func() { s.deliver(a.sending) })
 	return s, nil
+}
+
+func (a *Agent) has(name auth.StreamName) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.streams, func(s *stream) bool { return s.name == name })
 }
 
 // overflow is what happens to a capture when there is no room left. What is

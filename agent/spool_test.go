@@ -737,3 +737,25 @@ func TestACaptureThatIsOpenedAnewHasAGap(t *testing.T) {
 		}
 	})
 }
+
+// TestStatusDoesNotWaitForSpools: to recover one may take a slow disk long, and
+// a service manager that is not answered meanwhile begins the agent anew.
+func TestStatusDoesNotWaitForSpools(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		ctx, stop := context.WithCancel(t.Context())
+		a := s.agent(func(capture.Sink) { stop() })
+		var size atomic.Int64
+		recovering := false
+		a.files = func(dir string) journal.FS {
+			recovering = true
+			if n := len(a.Status()); n != 0 {
+				t.Errorf("%d streams before the first", n)
+			}
+			return newTestDisk(t, dir, &size)
+		}
+		if err := a.Run(ctx); err != nil || !recovering {
+			t.Errorf("run: %v; a spool was recovered: %t", err, recovering)
+		}
+	})
+}
