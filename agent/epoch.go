@@ -31,10 +31,11 @@ func (it *item) isGap() bool              { return it.frame == nil && it.stretch
 func (it *item) after() wire.PacketNumber { return it.first + wire.PacketNumber(it.count) }
 
 // settled says that a relay which has acknowledged up to n has the item. A gap
-// of unknown count takes no number: it is there when what follows is.
+// of unknown count takes no number: it is there when what follows is. So is one
+// that stands at the end of a stretch.
 func (it *item) settled(n wire.PacketNumber) bool {
-	if it.count == 0 {
-		return it.first < n
+	if it.count == 0 || it.isDisk() && it.stretch.unknown {
+		return it.after() < n
 	}
 	return it.after() <= n
 }

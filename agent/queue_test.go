@@ -18,15 +18,17 @@ type relayModel struct {
 	epochs []*epochModel
 	at     *epochModel // of the connection
 	onWire [][]byte    // frames sent and not yet arrived
+	late   bool        // others may have taken what came before
 }
 
 type epochModel struct {
-	id     wire.Epoch
-	got    []uint64 // the identities of packets that arrived, in order
-	lost   [causes]uint64
-	at     wire.PacketNumber
-	ended  bool
-	wanted wire.PacketNumber // as the end said
+	id      wire.Epoch
+	got     []uint64 // the identities of packets that arrived, in order
+	lost    [causes]uint64
+	unknown int // gaps of unknown count
+	at      wire.PacketNumber
+	ended   bool
+	wanted  wire.PacketNumber // as the end said
 }
 
 func (r *relayModel) current() *epochModel { return r.at }
@@ -43,13 +45,16 @@ func (r *relayModel) find(id wire.Epoch) *epochModel {
 // hello says where an epoch stands.
 func (r *relayModel) hello(t *rapid.T, h wire.Hello) wire.PacketNumber {
 	if r.at = r.find(h.Epoch); r.at == nil {
-		if h.Oldest != 0 {
+		if h.Oldest != 0 && !r.late {
 			t.Fatalf("a new epoch begins at %d", h.Oldest)
 		}
 		r.at = &epochModel{id: h.Epoch}
 		r.epochs = append(r.epochs, r.at)
 	}
 	r.at.ended = false
+	if r.late {
+		r.at.at = max(r.at.at, h.Oldest)
+	}
 	if h.Oldest > r.current().at {
 		t.Fatalf("the agent has forgotten %d to %d", r.current().at, h.Oldest)
 	}
@@ -66,6 +71,9 @@ func (r *relayModel) take(t *rapid.T, frame []byte, most int) {
 		}
 		ep.at = g.Next()
 		ep.lost[cell(g.Cause)] += g.Count
+		if g.Count == 0 {
+			ep.unknown++
+		}
 		return
 	}
 	header, records := payload[:wire.BatchHeaderLen], payload[wire.BatchHeaderLen:]
@@ -93,6 +101,7 @@ type queueTest struct {
 
 	identity uint64 // of the next packet
 	kernel   uint64 // packets that the kernel dropped
+	vanished map[wire.Epoch]bool
 	begun    byte
 }
 
@@ -119,6 +128,12 @@ func (m *queueTest) KernelDrop(t *rapid.T) {
 	n := rapid.Uint64Range(1, 100).Draw(t, "dropped")
 	m.kernel += n
 	m.sink.Lost(n, wire.CauseKernelDrop)
+}
+
+// Vanish is a loss of which nobody knows how much it was.
+func (m *queueTest) Vanish(*rapid.T) {
+	m.vanished[m.open.hello.Epoch] = true
+	m.sink.Lost(0, wire.CauseCaptureRestart)
 }
 
 func (m *queueTest) Restart(*rapid.T) {
@@ -222,7 +237,7 @@ func (m *queueTest) Check(t *rapid.T) {
 		total.add(ep.ledger)
 		n := firstOr(ep.head, ep.next)
 		for it := ep.head; it != nil; it = it.next {
-			if it.first != n || it.count == 0 {
+			if it.first != n || it.count == 0 && !it.isGap() {
 				t.Fatalf("item of %d at %d, want it at %d", it.count, it.first, n)
 			}
 			n = it.after()
@@ -281,6 +296,9 @@ func (m *queueTest) judge(t *rapid.T) {
 		if ep.at != ep.wanted {
 			t.Fatalf("an epoch of %d packets arrived up to %d", ep.wanted, ep.at)
 		}
+		if m.vanished[ep.id] != (ep.unknown > 0) {
+			t.Fatalf("%d gaps of unknown count arrived, there were some: %t", ep.unknown, m.vanished[ep.id])
+		}
 		for _, id := range ep.got {
 			if id < next {
 				t.Fatalf("packet %d arrived twice or late", id)
@@ -305,10 +323,10 @@ func (m *queueTest) judge(t *rapid.T) {
 func TestQueueLosesNothingUncounted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.SampledFrom([]int64{1 << 10, 200 << 10, 1 << 20, 8 << 20}).Draw(t, "memory")
-		m := &queueTest{q: newQueue(newMemory(limit), OverflowDropOldest)}
+		m := &queueTest{q: newQueue(newMemory(limit), OverflowDropOldest), vanished: map[wire.Epoch]bool{}}
 		m.begin()
 		t.Repeat(map[string]func(*rapid.T){
-			"packets": m.Packets, "flush": m.Flush, "kernel drop": m.KernelDrop, "restart": m.Restart,
+			"packets": m.Packets, "flush": m.Flush, "kernel drop": m.KernelDrop, "vanish": m.Vanish, "restart": m.Restart,
 			"connect": m.Connect, "send": m.Send, "arrive": m.Arrive, "disconnect": m.Disconnect,
 			"": m.Check,
 		})

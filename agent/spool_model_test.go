@@ -187,6 +187,8 @@ func (m *spoolTest) judge(t *rapid.T) {
 			}
 		} else if uint64(ep.at) != m.counted[ep.id] || !ep.ended {
 			t.Fatalf("an epoch of %d packets arrived up to %d, ended %t", m.counted[ep.id], ep.at, ep.ended)
+		} else if m.vanished[ep.id] != (ep.unknown > 0) {
+			t.Fatalf("%d gaps of unknown count arrived, there were some: %t", ep.unknown, m.vanished[ep.id])
 		}
 	}
 	for id, n := range m.counted {
@@ -194,36 +196,70 @@ func (m *spoolTest) judge(t *rapid.T) {
 			t.Fatalf("%d: an epoch of %d packets never arrived", id[0], n)
 		}
 	}
+}
+
+func newSpoolTest(t *testing.T, rt *rapid.T) *spoolTest {
+	m := &spoolTest{
+		t: t, dir: filepath.Join(t.TempDir(), "spool"),
+		limit:   rapid.SampledFrom([]int64{1 << 20, 2 << 20, 8 << 20}).Draw(rt, "memory"),
+		share:   rapid.SampledFrom([]int64{4 << 20, 64 << 20}).Draw(rt, "spool"),
+		how:     rapid.SampledFrom([]Overflow{OverflowDropOldest, OverflowDropNewest}).Draw(rt, "overflow"),
+		counted: map[wire.Epoch]uint64{}, ends: map[wire.Epoch]wire.PacketNumber{},
+	}
+	m.vanished = map[wire.Epoch]bool{}
+	m.begun = byte(rand.IntN(4))
+	m.start(rt)
+	rt.Cleanup(func() { m.spool.journal.Close() })
+	return m
+}
+
+func (m *spoolTest) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"packets": m.Packets, "more packets": m.Packets, "flush": m.Flush, "kernel drop": m.KernelDrop, "vanish": m.Vanish, "restart": m.Restart,
+		"connect": m.Connect, "send": m.Send, "arrive": m.Arrive, "disconnect": m.Disconnect,
+		"round": m.Round, "stop": m.Stop, "crash": m.Crash,
+		"": m.CheckChain,
+	}
+}
+
+// nothingIsLeft of what was delivered, in memory or on disk.
+func (m *spoolTest) nothingIsLeft(t *rapid.T) {
 	total := m.q.totals()
 	if total.held() != 0 || total.bytes != 0 || total.disk != 0 {
 		t.Fatalf("in the end %d packets are held, %d on disk, and %d bytes", total.held(), total.disk, total.bytes)
+	}
+	m.spool, _ = openSpool(m.dir, newTestDisk(m.t, m.dir, new(atomic.Int64)), newQueue(newMemory(1<<20), m.how), spoolConfig{share: &diskShare{limit: m.share}}, "s/eth0", slog.New(slog.DiscardHandler))
+	if m.q = m.spool.queue; m.q.hasEpoch() {
+		t.Fatal("what was delivered is still on disk")
 	}
 }
 
 func TestQueueWithASpoolLosesNothingUncounted(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &spoolTest{
-			t: t, dir: filepath.Join(t.TempDir(), "spool"),
-			limit:   rapid.SampledFrom([]int64{1 << 20, 2 << 20, 8 << 20}).Draw(rt, "memory"),
-			share:   rapid.SampledFrom([]int64{4 << 20, 64 << 20}).Draw(rt, "spool"),
-			how:     rapid.SampledFrom([]Overflow{OverflowDropOldest, OverflowDropNewest}).Draw(rt, "overflow"),
-			counted: map[wire.Epoch]uint64{}, ends: map[wire.Epoch]wire.PacketNumber{},
-		}
-		m.begun = byte(rand.IntN(4))
-		m.start(rt)
-		rt.Cleanup(func() { m.spool.journal.Close() })
-		rt.Repeat(map[string]func(*rapid.T){
-			"packets": m.Packets, "more packets": m.Packets, "flush": m.Flush, "kernel drop": m.KernelDrop, "restart": m.Restart,
-			"connect": m.Connect, "send": m.Send, "arrive": m.Arrive, "disconnect": m.Disconnect,
-			"round": m.Round, "stop": m.Stop, "crash": m.Crash,
-			"": m.CheckChain,
-		})
+		m := newSpoolTest(t, rt)
+		rt.Repeat(m.actions())
 		m.finish(rt)
 		m.judge(rt)
-		m.spool, _ = openSpool(m.dir, newTestDisk(t, m.dir, new(atomic.Int64)), newQueue(newMemory(1<<20), m.how), spoolConfig{share: &diskShare{limit: m.share}}, "s/eth0", slog.New(slog.DiscardHandler))
-		if m.q = m.spool.queue; m.q.hasEpoch() {
-			rt.Fatal("what was delivered is still on disk")
+		m.nothingIsLeft(rt)
+	})
+}
+
+// TestTwoRelaysInTurnsAreToldAllOfIt: what each of them was told, the other one
+// may not know of, and a recovered epoch's acks were for either.
+func TestTwoRelaysInTurnsAreToldAllOfIt(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newSpoolTest(t, rt)
+		other := relayModel{late: true}
+		m.relay.late = true
+		actions := m.actions()
+		actions["other relay"] = func(*rapid.T) {
+			if m.session == nil {
+				m.relay, other = other, m.relay
+			}
 		}
+		rt.Repeat(actions)
+		m.finish(rt)
+		m.nothingIsLeft(rt)
 	})
 }
 

@@ -213,12 +213,13 @@ func (q *queue) intoStretch(ep *epoch, it *item) {
 
 // concede returns up to where a relay may have an epoch. Of one that was
 // recovered it may have more than this run of the agent has sent; of one that
-// was cut short, more than there is on disk, and then the epoch ends there.
+// was cut short, more than there is on disk, and then the epoch ends there. The
+// gap that the crash has left is to be sent in any case.
 func (q *queue) concede(ep *epoch, position wire.PacketNumber) (most wire.PacketNumber) {
 	if !ep.recovered || position <= ep.everSentTo() {
 		return ep.everSentTo()
 	}
-	for ep.fresh != nil && ep.fresh.count > 0 && ep.fresh.after() <= position {
+	for ep.fresh != nil && ep.fresh.cause != wire.CauseAgentCrash && ep.fresh.settled(position) {
 		q.sentSize += ep.fresh.size()
 		ep.fresh = ep.fresh.next
 	}
