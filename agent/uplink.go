@@ -105,6 +105,7 @@ func (u *uplink) round(ctx context.Context) (pause time.Duration, err error) {
 		}
 		if healthy {
 			u.backoff.reset()
+			pause = 0 // what others said was before that session
 		}
 		pause = max(pause, floorOf(err))
 		last := i == len(u.endpoints)-1 || !tryNext(healthy, err)

@@ -135,6 +135,34 @@ func TestEndpointsAreTriedInOrder(t *testing.T) {
 	})
 }
 
+// TestAnOldRefusalDoesNotDelay what follows a healthy session with another relay.
+func TestAnOldRefusalDoesNotDelay(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		relay.Down = func(ep transport.Endpoint) error {
+			if ep.Host == "one" {
+				return wire.Refusal{Code: wire.CodeForbidden}
+			}
+			return nil
+		}
+		u, sink, _ := soleStream(t, relay)
+		u.endpoints, _ = ParseRelays("tls://one", "tls://two")
+		packets(sink, 0, 10, 60)
+		sink.Flush()
+		var broke time.Time
+		time.AfterFunc(time.Hour, func() {
+			broke = time.Now()
+			relay.hangUp()
+			packets(sink, 10, 10, 60)
+			sink.finish()
+		})
+		u.run(t.Context())
+		if took := time.Since(broke); took > leastDelay {
+			t.Errorf("it took %v until packets were delivered again", took)
+		}
+		checkNumbered(t, relay.stream("s/eth0").epochs[0].packets, 0, 20)
+	})
+}
+
 func TestTheWindowIsKept(t *testing.T) {
 	for _, c := range []struct {
 		window uint32
