@@ -70,6 +70,7 @@ func classOf(n int) int {
 type memory struct {
 	limit   int64
 	used    atomic.Int64
+	sent    atomic.Int64 // of these, what sent items take
 	streams atomic.Int64
 	freed   chan struct{} // one waits at most: whoever runs the capture's Source
 }
@@ -84,6 +85,10 @@ func (m *memory) full(n int64) bool {
 	used := m.used.Load()
 	return used > 0 && used+n > m.limit
 }
+
+// scarce says that what is to leave memory cannot wait until the disk has more
+// to confirm at once: of several streams each one waits for that by itself.
+func (m *memory) scarce() bool { return m.used.Load() > m.limit*3/4 }
 
 // share is what each of several streams may hold even if the others take all
 // the rest, so that one which no relay wants does not cost the others theirs.

@@ -72,7 +72,7 @@ func (q *queue) cut(ep *epoch, position wire.PacketNumber) {
 		before := it.size()
 		q.cutFrame(it, gone)
 		if it != ep.fresh {
-			q.sentSize += it.size() - before
+			q.chargeSent(it.size() - before)
 		}
 	}
 }
@@ -125,7 +125,7 @@ func (q *queue) take(ep *epoch) (delivery, *item) {
 	if it == ep.fresh {
 		ep.fresh = it.next
 		q.fix(ep, it)
-		q.sentSize += it.size()
+		q.chargeSent(it.size())
 	}
 	ep.unsent = it.next
 	q.inflight += it.wireLen()
@@ -141,7 +141,7 @@ func (q *queue) mayEnd(ep *epoch) bool {
 }
 
 // maySend: one item is always allowed, more of them within the relay's window,
-// and within mostSent where they were never sent before. A gap goes
+// and as far as there is room where they were never sent before. A gap goes
 // only where a batch might go too, so that on a link that is dead one gap
 // grows, rather than many gather.
 func (q *queue) maySend(ep *epoch, it *item) bool {
@@ -152,7 +152,20 @@ func (q *queue) maySend(ep *epoch, it *item) bool {
 	if !it.isBatch() {
 		size = batchSize + itemOverhead
 	}
-	return it != ep.fresh || q.sentSize == 0 || q.sentSize+size <= q.mostSent()
+	return it != ep.fresh || q.sentSize == 0 || size <= q.roomToSend()
+}
+
+// roomToSend is how much more memory may be given to what is sent: what the
+// streams of the capture leave of mostSent, or else a part of the stream's own
+// share, so that it goes on when others are not acknowledged.
+func (q *queue) roomToSend() int64 {
+	return max(q.mostSent()-q.memory.sent.Load(), q.memory.share()/4-q.sentSize, 0)
+}
+
+// chargeSent counts memory that a sent item takes.
+func (q *queue) chargeSent(n int64) {
+	q.sentSize += n
+	q.memory.sent.Add(n)
 }
 
 // mostSent is how much memory may be given to what was sent. A capture that
@@ -216,7 +229,7 @@ func (q *queue) release(ep *epoch) {
 		ep.pop()
 		ep.ledger.acknowledged += it.packets()
 		q.inflight -= it.wireLen()
-		q.sentSize -= it.size()
+		q.chargeSent(-it.size())
 		q.discharge(it.size())
 		if it == q.spooling {
 			q.orphan = true

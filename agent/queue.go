@@ -14,8 +14,9 @@ import (
 // when nothing is, either the capture waits, or the newest packets or the
 // oldest loose batch become a counted gap. What was sent stays until it is
 // acknowledged: a relay may have it, and nothing else may take its numbers. So
-// that there is always something to drop, no more than half of the memory is
-// given to what was sent; where nothing is dropped, all of it.
+// that there is always something to drop, no more than half of the memory, which
+// the streams of a capture have together, is given to what was sent; where
+// nothing is dropped, all of it.
 type queue struct {
 	memory   *memory
 	overflow Overflow      // what to do when the memory is full

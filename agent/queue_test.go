@@ -630,6 +630,50 @@ func TestAStreamKeepsItsShareOfTheMemory(t *testing.T) {
 	}
 }
 
+// TestStreamsTogetherSendHalfOfTheMemory, and each of them goes on by its own
+// acknowledgments.
+func TestStreamsTogetherSendHalfOfTheMemory(t *testing.T) {
+	m := newMemory(32 * (batchSize + itemOverhead))
+	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
+	send := func(q *queue, ep *epoch) int {
+		for {
+			if what, _ := q.take(ep); what != sendItem {
+				return int(ep.sentTo())
+			}
+		}
+	}
+	streams := make([]*queue, 2)
+	for i := range streams {
+		streams[i] = newQueue(m, OverflowDropOldest)
+	}
+	for i, want := range []int{16, 2} {
+		q := streams[i]
+		ep := q.begin(wire.Hello{})
+		sink := newBatcher(q, ep, nil)
+		for range 14 + 2*(1-i) {
+			sink.Packet(1, 0, uint32(len(data)), data)
+			sink.Flush()
+		}
+		q.greet(0)
+		if err := q.resume(0, 1<<30); err != nil {
+			t.Fatal(err)
+		}
+		if sent := send(q, ep); sent != want {
+			t.Errorf("stream %d: %d are in flight, want %d", i, sent, want)
+		}
+	}
+	q := streams[1]
+	ep := q.epochs[0]
+	for next := wire.PacketNumber(1); next < 10; next++ {
+		if err := q.acknowledge(wire.Ack{Next: next}); err != nil {
+			t.Fatal(err)
+		}
+		if sent := send(q, ep); sent != int(next)+2 {
+			t.Fatalf("%d are sent after %d were acknowledged", sent, next)
+		}
+	}
+}
+
 // TestStreamsShareWhatTheyKeepForTheNextFrames: a file may have hundreds.
 func TestStreamsShareWhatTheyKeepForTheNextFrames(t *testing.T) {
 	m := newMemory(64 << 20)

@@ -182,9 +182,12 @@ func (s *spool) round() {
 	for s.journal.Trouble() == nil && s.journal.Pending() < s.pending && s.queue.hasErrand(h) && s.room() {
 		e, some := s.queue.spoolNext(h, false)
 		if !some {
-			return
+			break
 		}
 		s.write(e)
+	}
+	if s.journal.Trouble() == nil && s.queue.memory.scarce() && s.journal.Sync() == nil {
+		s.queue.settle(s.journal.Durable().Entries)
 	}
 }
 

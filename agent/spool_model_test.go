@@ -268,10 +268,13 @@ func TestTwoRelaysInTurnsAreToldAllOfIt(t *testing.T) {
 func (m *spoolTest) CheckChain(t *rapid.T) {
 	m.q.mu.Lock()
 	defer m.q.mu.Unlock()
-	var size int64
+	var size, sent int64
 	for _, ep := range m.q.epochs {
 		var held uint64
 		n, disks, fixed := firstOr(ep.head, ep.next), 0, true
+		for it := ep.head; it != ep.fresh; it = it.next {
+			sent += it.size()
+		}
 		for it := ep.head; it != nil; it = it.next {
 			if it.first != n {
 				t.Fatalf("item of %d at %d, want it at %d", it.count, it.first, n)
@@ -299,6 +302,9 @@ func (m *spoolTest) CheckChain(t *rapid.T) {
 	}
 	if size != m.q.size || size != m.q.memory.used.Load() {
 		t.Fatalf("items take %d bytes, counted %d and %d", size, m.q.size, m.q.memory.used.Load())
+	}
+	if sent != m.q.sentSize || sent != m.q.memory.sent.Load() {
+		t.Fatalf("sent items take %d bytes, counted %d and %d", sent, m.q.sentSize, m.q.memory.sent.Load())
 	}
 	if most := m.q.memory.limit + mostRead; size > most {
 		t.Fatalf("items take %d bytes, more than %d", size, most)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -164,6 +165,72 @@ func TestAnOutageIsSpooledAndDeliveredInOrder(t *testing.T) {
 			t.Errorf("after the outage: %+v, %+v", after, after.Spool)
 		}
 	})
+}
+
+// TestStreamsOfACaptureCatchUpTogether: they have one memory, and a relay that
+// takes what they send and acknowledges none of it does not have them lose what
+// is new.
+func TestStreamsOfACaptureCatchUpTogether(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		const streams, each = 8, 3000
+		s := newSensor(t, relay)
+		s.down.Store(true)
+		relay.Hold = true
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var a *Agent
+		var most int64
+		a = testAgent(t, relay, map[string]capture.Source{"eth0": sourceFunc(func(ctx context.Context, open func(capture.Info) capture.Sink) error {
+			var sinks [streams]capture.Sink
+			for i := range sinks {
+				info := ethernet
+				info.Sub = strconv.Itoa(i)
+				sinks[i] = open(info)
+			}
+			paced := func(from, to int) {
+				for i := from; i < to; i += 50 {
+					for _, sink := range sinks {
+						packets(sink, i, 50, 1400)
+						sink.Flush()
+					}
+					time.Sleep(50 * time.Millisecond)
+					most = max(most, memoryOf(a))
+				}
+			}
+			paced(0, each/2)
+			s.down.Store(false)
+			time.Sleep(20 * time.Second)
+			paced(each/2, each)
+			relay.mu.Lock()
+			relay.Hold = false
+			relay.mu.Unlock()
+			time.Sleep(time.Minute)
+			stop()
+			return ctx.Err()
+		})})
+		a.config.Data, a.config.Memory, a.config.Spool = s.data, 4<<20, 1<<30
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if most > int64(a.config.Memory) {
+			t.Errorf("they take %d bytes of memory", most)
+		}
+		for i := range streams {
+			var got []string
+			for _, ep := range relay.stream("s/eth0." + strconv.Itoa(i)).epochs {
+				got = append(got, ep.packets...)
+			}
+			checkNumbered(t, got, 0, each)
+		}
+	})
+}
+
+// memoryOf is what an agent's streams take.
+func memoryOf(a *Agent) (bytes int64) {
+	for _, s := range a.Status() {
+		bytes += s.QueuedBytes
+	}
+	return bytes
 }
 
 func TestNothingGoesToDiskWhileTheRelayAcknowledges(t *testing.T) {

@@ -220,7 +220,7 @@ func (q *queue) concede(ep *epoch, position wire.PacketNumber) (most wire.Packet
 		return ep.everSentTo()
 	}
 	for ep.fresh != nil && ep.fresh.cause != wire.CauseAgentCrash && ep.fresh.settled(position) {
-		q.sentSize += ep.fresh.size()
+		q.chargeSent(ep.fresh.size())
 		ep.fresh = ep.fresh.next
 	}
 	if ep.crashed && position > ep.next {

@@ -69,12 +69,13 @@ func (q *queue) part(ep *epoch) (first, after wire.PacketNumber, most int, some 
 	if d == nil || d != ep.unsent {
 		return 0, 0, 0, false
 	}
-	room := max(q.memory.limit/2-q.sentSize, 0)
-	return d.first, d.after(), int(min(room, mostRead)), true
+	most = int(min(q.roomToSend(), q.memory.limit/8/q.memory.streams.Load(), mostRead))
+	return d.first, d.after(), most, true
 }
 
 // mostRead is what is read from disk at once, in bytes, unless a single batch
-// is more.
+// is more. All streams of a capture read no more than an eighth of its memory:
+// what is read cannot leave that until it is sent.
 const mostRead = 1 << 20
 
 // blank returns an item with a buffer for n bytes of records.
