@@ -126,18 +126,22 @@ var nobody journal.Epoch
 
 // recover puts the epochs on disk into the queue.
 func (s *spool) recover(stream string, now int64) {
-	states := s.journal.Epochs()
-	for i, state := range slices.Backward(states) {
-		if state.ID == nobody.ID {
-			states = states[i+1:]
-			break
-		}
-	}
-	for _, state := range states {
+	for _, state := range leftIn(s.journal) {
 		s.used = true
 		s.queue.recover(stream, state, s.earliest(state), now)
 		s.log.Info("spool holds an epoch of an earlier run", "epoch", state.ID, "packets", state.Packets, "bytes", state.Bytes)
 	}
+}
+
+// leftIn lists the epochs of which a journal holds what no relay has acknowledged.
+func leftIn(j *journal.Journal) []journal.EpochState {
+	states := j.Epochs()
+	for i, state := range slices.Backward(states) {
+		if state.ID == nobody.ID {
+			return states[i+1:]
+		}
+	}
+	return states
 }
 
 // earliest is the time of an epoch's oldest packet, or 0.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -599,6 +600,81 @@ func TestACaptureThatIsNoMoreLeavesNothingBehind(t *testing.T) {
 		checkNumbered(t, relay.stream("s/eth0").epochs[0].packets, 0, 1000)
 		checkNumbered(t, relay.stream("s/eth1").epochs[0].packets, 5000, 10)
 	})
+}
+
+// TestEmptySpoolsOfNoCaptureAreDeleted: no stream is made of them, which would
+// have a share of the disk.
+func TestEmptySpoolsOfNoCaptureAreDeleted(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		data := t.TempDir()
+		run := func(names ...string) (all []StreamStatus) {
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			sources := map[string]capture.Source{}
+			for _, name := range names {
+				sources[name] = interfaceOf(func(sink capture.Sink) { paced(sink, 0, 100) })
+			}
+			a := testAgent(t, relay, sources)
+			a.config.Data, a.config.Memory, a.config.Spool, a.config.SpoolSync = data, 4<<20, 64<<20, SyncBatch
+			if err := a.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			return a.Status()
+		}
+		run("eth0", "eth0.100", "old", "kept")
+		kept := filepath.Join(data, spoolFolder, "kept", "by-hand")
+		if err := os.WriteFile(kept, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		all := run("eth0")
+		if len(all) != 1 || all[0].Stream.Capture != "eth0" || all[0].Spool.Limit != 64<<20 {
+			t.Errorf("streams %+v", all)
+		}
+		folders, err := os.ReadDir(filepath.Join(data, spoolFolder))
+		if err != nil || len(folders) != 2 || folders[0].Name() != "eth0" || folders[1].Name() != "kept" {
+			t.Errorf("folders %v, %v", folders, err)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestASpoolThatHoldsSomethingIsNotDeleted, however little it is.
+func TestASpoolThatHoldsSomethingIsNotDeleted(t *testing.T) {
+	for name, c := range map[string]func(sink capture.Sink){
+		"packets":                func(sink capture.Sink) { packets(sink, 0, 1, 60) },
+		"a gap":                  func(sink capture.Sink) { sink.Lost(1, wire.CauseKernelDrop) },
+		"a gap of unknown count": func(sink capture.Sink) { sink.Lost(0, wire.CauseCaptureRestart) },
+	} {
+		for _, crash := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, crash %t", name, crash), func(t *testing.T) {
+				world(t, func(t *testing.T, relay *fakeRelay) {
+					s := newSensor(t, relay)
+					s.tweak = func(c *Config) { c.SpoolSync = SyncBatch }
+					s.down.Store(true)
+					var left string
+					a := s.run(func(sink capture.Sink, stop context.CancelFunc) {
+						c(sink)
+						sink.Flush()
+						time.Sleep(10 * time.Second)
+						left = snapshot(t, s.data)
+						stop()
+					})
+					if crash {
+						a.config.Data = left
+					}
+					if a.discardEmpty("eth0") {
+						t.Error("it is said to be empty")
+					}
+					files, err := filepath.Glob(filepath.Join(a.config.Data, spoolFolder, "eth0", "*.idx"))
+					if err != nil || len(files) == 0 {
+						t.Errorf("files %q, %v", files, err)
+					}
+				})
+			})
+		}
+	}
 }
 
 // TestARelayThatForgetsIsToldWhatCannotComeAgain: what it acknowledged before.

@@ -10,6 +10,7 @@ import (
 
 	"poip/auth"
 	"poip/internal/journal"
+	"poip/internal/wire"
 )
 
 // spoolFolder is where the spools are, below the agent's data folder: one
@@ -77,9 +78,13 @@ func (a *Agent) spooledNames() (names []auth.CaptureName) {
 
 // recoverSpool makes the stream whose spool has that name, for the capture that
 // it belongs to. If there is no such capture any more, the stream ends with what
-// is on disk.
+// is on disk. Nothing is made of a spool that holds nothing, unless it is that of
+// a capture itself.
 func (a *Agent) recoverSpool(captures []*capturing, name auth.CaptureName) error {
 	owner, sub := ownerOf(captures, string(name))
+	if (owner == nil || sub != "") && a.discardEmpty(name) {
+		return nil
+	}
 	if owner != nil {
 		_, err := owner.newStream(sub)
 		return err
@@ -95,6 +100,36 @@ func (a *Agent) recoverSpool(captures []*capturing, name auth.CaptureName) error
 		s.queue.end()
 	}
 	return err
+}
+
+// discardEmpty deletes a spool that holds nothing which a relay has not
+// acknowledged, and says whether it is one. Why a spool cannot be looked into is
+// told by who opens it next.
+func (a *Agent) discardEmpty(name auth.CaptureName) bool {
+	dir, err := a.spoolDir(name)
+	if err != nil {
+		return false
+	}
+	log := a.log.With("capture", string(name))
+	j, err := journal.Open(dir, journal.Options{Damage: wire.CauseSpoolCorrupt, Key: a.SpoolKey, Log: log, FS: a.files(dir)})
+	if err != nil {
+		return false
+	}
+	if len(leftIn(j)) > 0 {
+		j.Close() // nothing was written
+		return false
+	}
+	if err := j.Discard(); err != nil {
+		log.Warn("empty spool cannot be deleted", "error", err)
+	} else if os.Remove(filepath.Join(dir, "lock")); os.Remove(dir) == nil { // else there is something else in it
+		log.Info("empty spool deleted")
+	}
+	return true
+}
+
+// spoolDir is where the spool of a stream is.
+func (a *Agent) spoolDir(name auth.CaptureName) (string, error) {
+	return journal.Within(a.config.Data, filepath.Join(spoolFolder, string(name)))
 }
 
 // ownerOf finds the capture that a stream's name belongs to: its own, or one
@@ -119,7 +154,7 @@ func ownerOf(captures []*capturing, name string) (owner *capturing, sub string) 
 // openSpool opens the spool of a stream. Without one, which is told, the stream
 // has its memory.
 func (a *Agent) openSpool(s *stream, c *spoolConfig, log *slog.Logger) {
-	dir, err := journal.Within(a.config.Data, filepath.Join(spoolFolder, string(s.name.Capture)))
+	dir, err := a.spoolDir(s.name.Capture)
 	if err == nil {
 		s.spool, err = openSpool(dir, a.files(dir), s.queue, *c, s.name.String(), log)
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -279,16 +280,36 @@ func (j *Journal) Sync() error {
 // have been closed before.
 func (j *Journal) Close() error {
 	err := j.Sync()
+	j.end()
+	if closed := j.fs.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// Discard ends a journal that nobody needs any more, and deletes its segments.
+// The folder stays, with what is in quarantine.
+func (j *Journal) Discard() error {
+	j.end()
+	l, err := list(j.fs)
+	for _, f := range l.segments {
+		for _, g := range f.generations {
+			err = errors.Join(err, j.fs.Remove(f.name.packets(g)))
+		}
+		if f.index {
+			err = errors.Join(err, j.fs.Remove(f.name.index()))
+		}
+	}
+	return errors.Join(err, j.fs.Close())
+}
+
+func (j *Journal) end() {
 	j.mu.Lock()
 	j.closing = true
 	j.signal()
 	j.mu.Unlock()
 	<-j.done
 	j.menders.Wait()
-	if closed := j.fs.Close(); err == nil {
-		err = closed
-	}
-	return err
 }
 
 // signal wakes the committer.

@@ -2,6 +2,9 @@ package journal
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -64,5 +67,40 @@ func TestWhatIsAppendedIsReadAgainAfterReopening(t *testing.T) {
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestADiscardedJournalLeavesWhatIsInQuarantine(t *testing.T) {
+	dir := t.TempDir()
+	j := mustOpen(t, dir, Options{Segment: 2000})
+	for i := range 5 { // segments
+		n := wire.PacketNumber(10 * i)
+		j.Begin(testEpoch(1), n)
+		h, r := testBatch(n, 10, 500)
+		j.Append(h, r, 1)
+		if err := j.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := filepath.Join(dir, quarantine, "damaged")
+	if err := os.Mkdir(filepath.Dir(kept), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	all, err := os.ReadDir(dir)
+	for _, f := range all {
+		names = append(names, f.Name())
+	}
+	if got := strings.Join(names, " "); err != nil || got != "lock "+quarantine {
+		t.Errorf("left are %s, %v", got, err)
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Error(err)
 	}
 }
