@@ -104,7 +104,7 @@ type granted struct {
 
 // ask holds the conversation with one endpoint.
 func (j *Joiner) ask(ctx context.Context, ep transport.Endpoint, csr []byte) (granted, error) {
-	dialer := &transport.Dialer{TLS: joinTLS(j.Token, j.now), Protocol: wire.ALPNJoin, Log: j.Log}
+	dialer := &transport.Dialer{TLS: joinTLS(j.Token, j.now), Protocol: transport.ALPNJoin, Log: j.Log}
 	defer dialer.Close()
 	conn, err := dialer.Open(ctx, ep)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"poip/auth"
-	"poip/internal/wire"
+	"poip/internal/transport"
 )
 
 // WithJoining makes the configuration of ports where sensors join, too. A
@@ -21,7 +21,7 @@ func WithJoining(intake *tls.Config, joining func() *tls.Config) *tls.Config {
 	cfg := intake.Clone()
 	otherwise := cfg.GetConfigForClient
 	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if slices.Equal(hello.SupportedProtos, []string{wire.ALPNJoin}) {
+		if slices.Equal(hello.SupportedProtos, []string{transport.ALPNJoin}) {
 			return joining(), nil
 		}
 		if otherwise == nil {
@@ -40,7 +40,7 @@ func JoiningTLS(relay *Keypair, roots [][]byte) *tls.Config {
 	shown.Certificate = slices.Concat(shown.Certificate, roots)
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
-		NextProtos:                  []string{wire.ALPNJoin},
+		NextProtos:                  []string{transport.ALPNJoin},
 		Certificates:                []tls.Certificate{shown},
 		SessionTicketsDisabled:      true,
 		VerifyConnection:            verifyJoining,
@@ -49,8 +49,8 @@ func JoiningTLS(relay *Keypair, roots [][]byte) *tls.Config {
 }
 
 func verifyJoining(state tls.ConnectionState) error {
-	if state.NegotiatedProtocol != wire.ALPNJoin {
-		return fmt.Errorf("client does not ask for protocol %s", wire.ALPNJoin)
+	if state.NegotiatedProtocol != transport.ALPNJoin {
+		return fmt.Errorf("client does not ask for protocol %s", transport.ALPNJoin)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func PinOf(ca *x509.Certificate) auth.Pin { return sha256.Sum256(ca.RawSubjectPu
 func joinTLS(t auth.Token, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		NextProtos:         []string{wire.ALPNJoin},
+		NextProtos:         []string{transport.ALPNJoin},
 		InsecureSkipVerify: true, // #nosec G402 -- we know one root by its hash; VerifyConnection finds it and verifies all that is skipped here
 		VerifyConnection: func(state tls.ConnectionState) error {
 			_, err := verifyPinned(state.PeerCertificates, t, now())

@@ -12,10 +12,8 @@ import (
 	"time"
 
 	"poip/auth"
+	"poip/internal/transport"
 )
-
-// alpn names our protocol; it is transport.ALPN, which we may not import.
-const alpn = "poip/1"
 
 // aeadSuites are what analysts may use with TLS 1.2. Go's own list still
 // holds CBC. TLS 1.3 has nothing else than AEAD.
@@ -34,7 +32,7 @@ var aeadSuites = []uint16{
 func IntakeTLS(relay *Keypair, sensors *x509.CertPool) *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
-		NextProtos:                  []string{alpn},
+		NextProtos:                  []string{transport.ALPN},
 		GetCertificate:              relay.forServer,
 		ClientAuth:                  tls.RequireAndVerifyClientCert,
 		ClientCAs:                   sensors,
@@ -66,7 +64,7 @@ func AnalystTLS(relay *Keypair, clients *x509.CertPool) *tls.Config {
 func AgentTLS(sensor *Keypair, relays *x509.CertPool, name string) *tls.Config {
 	return &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
-		NextProtos:                  []string{alpn},
+		NextProtos:                  []string{transport.ALPN},
 		ServerName:                  name,
 		RootCAs:                     relays,
 		GetClientCertificate:        sensor.forClient,
@@ -84,8 +82,8 @@ func Following(current func() *tls.Config) *tls.Config {
 }
 
 func verifySensor(state tls.ConnectionState) error {
-	if state.NegotiatedProtocol != alpn {
-		return fmt.Errorf("client does not ask for protocol %s", alpn)
+	if state.NegotiatedProtocol != transport.ALPN {
+		return fmt.Errorf("client does not ask for protocol %s", transport.ALPN)
 	}
 	if err := verifyClient(state); err != nil {
 		return err

@@ -19,7 +19,6 @@ import (
 	"poip/auth"
 	"poip/internal/poiptest"
 	"poip/internal/transport"
-	"poip/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -349,13 +348,6 @@ func TestAbortFromBeforeWait(t *testing.T) {
 		}
 		agent.Abort()
 	})
-}
-
-// The protocol has one name; the floors of the house let nobody share it.
-func TestALPN(t *testing.T) {
-	if transport.ALPN != wire.ALPN {
-		t.Errorf("transport says %q, wire %q", transport.ALPN, wire.ALPN)
-	}
 }
 
 func TestAConnSaysWhatItIs(t *testing.T) {

@@ -6,11 +6,8 @@ import (
 	"io"
 )
 
-// ALPNJoin names the protocol by which a sensor without a certificate gets
-// one: PROTOCOL.md, "Joining". Its frames have the header of all others.
-const ALPNJoin = "poip-enroll/1"
-
-// The frame types of joining, beside TypeRefusal.
+// The frame types of joining, by which a sensor without a certificate gets one,
+// beside TypeRefusal: PROTOCOL.md, "Joining". They have the header of all others.
 const (
 	TypeJoin    Type = 32 // sensor: a request, and the proof of a token
 	TypeWelcome Type = 33 // relay: the certificate, and whom to trust

@@ -19,9 +19,6 @@ import (
 // Version is the protocol version that this package speaks.
 const Version = 1
 
-// ALPN names the protocol in the TLS handshake.
-const ALPN = "poip/1"
-
 // Type says what a frame holds.
 type Type uint8
 
