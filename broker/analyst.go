@@ -61,17 +61,17 @@ func (s *subscriber) leaveOut(r *ring) {
 func (s *subscriber) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	offered, unsent := s.shed, s.inflight.Load()
+	offered := s.shed
 	for _, c := range append(s.cursors, s.arriving...) {
 		c.ring.readers.remove(s)
-		o, p := c.ring.detach(c)
-		offered, unsent = offered+o, unsent+p
+		c.ring.detach(c)
+		offered += c.offered()
 	}
 	others := s.others()
 	s.cursors, s.arriving, s.leftOut, s.leftOutBefore, s.shed = nil, nil, nil, 0, 0
-	s.inflight.Store(0)
-	s.tally.offered.Add(offered + others)
-	s.tally.skipped[skipDisconnect].Add(unsent)
+	delete(s.tally.subscribers, s)
+	s.tally.offered += offered + others
+	s.tally.skipped[skipDisconnect].Add(offered - s.sent.Load() - s.skipped.Load())
 	s.tally.skipped[skipLinkType].Add(others)
 }
 
@@ -84,20 +84,19 @@ func (s *subscriber) others() uint64 {
 	return n
 }
 
-// account is what the subscriber was offered, what of that is yet to be sent,
-// and what was left out.
-func (s *subscriber) account() (offered, pending, others uint64) {
+// offered is how many packets the subscriber was offered, and how many of these
+// were left out.
+func (s *subscriber) offered() (all, others uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	others = s.others()
-	offered, pending = s.shed+others, s.inflight.Load()
+	all = s.shed + others
 	for _, cursors := range [][]*cursor{s.cursors, s.arriving} {
 		for _, c := range cursors {
-			o, p := c.ring.pending(c)
-			offered, pending = offered+o, pending+p
+			all += c.offered()
 		}
 	}
-	return offered, pending, others
+	return all, others
 }
 
 // listen reads and drops what the analyst sends, and notices when it is gone.

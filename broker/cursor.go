@@ -14,6 +14,7 @@ type cursor struct {
 	owner     *subscriber // nil in tests of the ring
 	past      *past       // how it reads what the ring has no more; nil: not at all
 	blocks    bool        // the ring, or the history, keeps what this cursor has not passed
+	start     uint64      // ordinal of the first packet that was offered; set by attach
 
 	// Owned by the holder of the subscriber's writer role.
 	offset  int  // in the rendition of the segment; unresolved: where the packet is that has the ordinal packets
@@ -23,7 +24,6 @@ type cursor struct {
 	// and reads them without it.
 	seq     uint64 // of the segment
 	packets uint64 // ordinal of the next packet
-	start   uint64 // ordinal of the first packet that was offered
 	away    bool   // the next packet is one that the ring has no more and the history may have
 }
 
@@ -67,16 +67,14 @@ func (r *ring) renditionIn(f form) *rendition {
 	return n
 }
 
-// detach takes a cursor off its ring. It returns how many packets it was
-// offered, and how many of these it has not passed.
-func (r *ring) detach(c *cursor) (offered, pending uint64) {
+// detach takes a cursor off its ring.
+func (r *ring) detach(c *cursor) {
 	if c.past != nil {
 		r.history.discharge(c)
 		c.past.end()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	head := r.head.Load()
 	i := slices.Index(r.cursors, c)
 	r.cursors = slices.Delete(r.cursors, i, i+1)
 	if c.rendition.users--; c.rendition.users == 0 {
@@ -84,17 +82,10 @@ func (r *ring) detach(c *cursor) (offered, pending uint64) {
 	}
 	r.signalMoved()
 	r.giveUp()
-	return head - c.start, head - c.packets
 }
 
-// pending is how many packets the cursor has been offered, and how many of
-// these it has not passed.
-func (r *ring) pending(c *cursor) (offered, pending uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	head := r.head.Load()
-	return head - c.start, head - c.packets
-}
+// offered is how many packets the cursor has been offered. Anybody may ask.
+func (c *cursor) offered() uint64 { return c.ring.head.Load() - c.start }
 
 // waitMoved waits until a cursor has passed the end of a segment, or for so long.
 func (r *ring) waitMoved(limit time.Duration) {

@@ -115,7 +115,7 @@ func (b *Broker) makeListener(p plan) (*listener, error) {
 	}
 	t := b.tallies[p.config.Name]
 	if t == nil {
-		t = new(tally)
+		t = newTally()
 		b.tallies[p.config.Name] = t
 	}
 	l := newListener(p, config, t, b.log)

@@ -72,7 +72,7 @@ func testSubscriber(t *testing.T, arrivals *atomic.Uint64) (*subscriber, net.Con
 	s := &subscriber{
 		terms: terms{form: form{snaplen: 65535}},
 		out:   newOutlet(near, transport.NewCork(near, smallChunk), nil, smallChunk),
-		tally: new(tally), log: slog.New(slog.DiscardHandler), arrivals: arrivals,
+		tally: newTally(), log: slog.New(slog.DiscardHandler), arrivals: arrivals,
 		handed: make(chan struct{}, 1),
 	}
 	s.role.Store(taken)
@@ -119,8 +119,8 @@ func TestTheRoleIsNeverLost(t *testing.T) {
 	for _, s := range subscribers {
 		for s.sent.Load() != rings*packets {
 			if time.Now().After(deadline) {
-				offered, pending, _ := s.account()
-				t.Fatalf("sent %d of %d, pending %d, role %d", s.sent.Load(), offered, pending, s.role.Load())
+				offered, _ := s.offered()
+				t.Fatalf("sent %d of %d, role %d", s.sent.Load(), offered, s.role.Load())
 			}
 			time.Sleep(time.Millisecond)
 		}

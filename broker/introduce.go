@@ -17,7 +17,8 @@ func (b *Broker) attach(s *subscriber, d *door) error {
 	}
 	s.slot = d.listener.takeSlot()
 	d.subscribers[s] = struct{}{}
-	d.listener.tally.connected.Add(1)
+	s.tally.subscribers[s] = struct{}{}
+	s.tally.connected.Add(1)
 	lead := b.lead(d, s)
 	if lead != nil {
 		b.introduce(d, s, lead, s.outsets.of(lead))

@@ -57,7 +57,7 @@ func (s *subscriber) stage(dst []byte, c *cursor, slab slab) int {
 	t := slab.tearAt(from, packets, min(from+len(dst), len(slab.data)))
 	n := copy(dst, slab.data[from:t.begin])
 	c.ring.advance(c, slab.view.segment, t.begin, t.whole)
-	s.inflight.Add(t.whole - packets)
+	s.inflight += t.whole - packets
 	s.inflightBytes += uint64(n)
 	return n
 }

@@ -183,13 +183,10 @@ func (b *Broker) listenerStatus(l *listener) ListenerStatus {
 	out := ListenerStatus{
 		Name: c.Name, TLS: c.TLS, ClientAuth: c.ClientAuth, Format: c.Format, Snaplen: int(c.Snaplen),
 		Overflow: c.Overflow, Start: c.Start, End: c.End, Allow: c.Allow,
-		Sent: l.tally.sent.Load(), SentBytes: l.tally.sentBytes.Load(), Offered: l.tally.offered.Load(),
-		Skipped: make(map[string]uint64), Connected: l.tally.connected.Load(), Evicted: l.tally.evicted.Load(),
+		Connected: l.tally.connected.Load(), Evicted: l.tally.evicted.Load(),
 		TurnedAway: make(map[string]uint64), LeftOut: []string{}, Unserved: []string{}, Doors: []DoorStatus{},
 	}
-	for i := range skips {
-		out.Skipped[i.String()] = l.tally.skipped[i].Load()
-	}
+	l.tally.balance(&out)
 	for i := range aways {
 		out.TurnedAway[i.String()] = l.tally.away[i].Load()
 	}
@@ -217,12 +214,8 @@ func (b *Broker) doorStatus(d *door, l *ListenerStatus) DoorStatus {
 	b.describeStreams(d, l, &out)
 	connections := slices.SortedFunc(maps.Keys(d.subscribers), func(a, b *subscriber) int { return a.slot - b.slot })
 	for _, s := range connections {
-		status, others := s.status()
-		out.Analysts = append(out.Analysts, status)
+		out.Analysts = append(out.Analysts, s.status())
 		l.Connections++
-		l.Offered += status.Offered
-		l.Pending += status.Pending
-		l.Skipped[skipLinkType.String()] += others
 	}
 	return out
 }
@@ -242,13 +235,14 @@ func (b *Broker) describeStreams(d *door, l *ListenerStatus, out *DoorStatus) {
 	}
 }
 
-func (s *subscriber) status() (out ConnectionStatus, others uint64) {
-	offered, pending, others := s.account()
-	out = ConnectionStatus{
+func (s *subscriber) status() ConnectionStatus {
+	out := ConnectionStatus{
 		Number: s.slot, Analyst: s.visit.analyst(), Remote: s.remote, Since: s.since, State: "current",
-		Offered: offered, Sent: s.sent.Load(), SentBytes: s.sentBytes.Load(),
-		Skipped: s.skipped.Load() + others, Pending: pending,
+		Sent: s.sent.Load(), SentBytes: s.sentBytes.Load(), Skipped: s.skipped.Load(),
 	}
+	offered, others := s.offered() // last; see tally.balance
+	out.Offered, out.Skipped = offered, out.Skipped+others
+	out.Pending = out.Offered - out.Sent - out.Skipped
 	s.mu.Lock()
 	linked := s.linked
 	s.mu.Unlock()
@@ -259,8 +253,8 @@ func (s *subscriber) status() (out ConnectionStatus, others uint64) {
 		out.State = "waiting"
 	case s.stalled.Load():
 		out.State = "stalled"
-	case pending > 0:
+	case out.Pending > 0:
 		out.State = "behind"
 	}
-	return out, others
+	return out
 }

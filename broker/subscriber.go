@@ -49,7 +49,6 @@ type subscriber struct {
 	sent      atomic.Uint64
 	sentBytes atomic.Uint64
 	skipped   atomic.Uint64 // what is pending at the end comes then
-	inflight  atomic.Uint64 // passed by the cursors, not yet sent whole; changed by the role's holder
 
 	inputEnded chan struct{} // the analyst sends no more
 	drained    chan struct{} // the goroutine that reads has ended
@@ -70,8 +69,9 @@ type subscriber struct {
 	news atomic.Bool // header or arriving are set
 
 	// Owned by the role's holder.
-	own           bool // it is the subscriber's goroutine, which may wait for the disk
-	lack          lack // why nothing could be read
+	own           bool   // it is the subscriber's goroutine, which may wait for the disk
+	lack          lack   // why nothing could be read
+	inflight      uint64 // packets passed by the cursors, not yet sent whole
 	inflightBytes uint64
 	ended         bool // a stream that it read has gone for good
 	err           error
@@ -218,7 +218,7 @@ func (s *subscriber) write(c *cursor, slab slab) bool {
 		s.out.keep(slab.data[at:t.end])
 	}
 	c.ring.advance(c, slab.view.segment, t.end, t.behind)
-	s.inflight.Add(t.behind - packets)
+	s.inflight += t.behind - packets
 	s.inflightBytes += uint64(t.end - from)
 	if s.out.tls == nil {
 		s.creditBut(t.behind-t.whole, uint64(t.end-t.begin))
@@ -231,7 +231,7 @@ func (s *subscriber) write(c *cursor, slab slab) bool {
 
 // credit counts what is in flight as sent: the socket has it.
 func (s *subscriber) credit() {
-	if s.inflight.Load() > 0 {
+	if s.inflight > 0 {
 		s.progress.Store(time.Now().UnixNano())
 		s.creditBut(0, 0)
 	}
@@ -239,12 +239,12 @@ func (s *subscriber) credit() {
 
 // creditBut leaves packets and bytes of them in flight.
 func (s *subscriber) creditBut(packets, bytes uint64) {
-	sent := s.inflight.Load() - packets
+	sent := s.inflight - packets
 	s.sent.Add(sent)
 	s.tally.sent.Add(sent)
 	s.sentBytes.Add(s.inflightBytes - bytes)
 	s.tally.sentBytes.Add(s.inflightBytes - bytes)
-	s.inflight.Store(packets)
+	s.inflight = packets
 	s.inflightBytes = bytes
 }
 
@@ -307,10 +307,10 @@ func (s *subscriber) rest(order int32) outcome {
 func (s *subscriber) drop(c *cursor) {
 	s.ended = true
 	c.ring.readers.remove(s)
-	offered, _ := c.ring.detach(c)
+	c.ring.detach(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shed += offered
+	s.shed += c.offered()
 	s.cursors = slices.DeleteFunc(s.cursors, func(o *cursor) bool { return o == c })
 }
 

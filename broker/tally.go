@@ -34,14 +34,40 @@ func (a turnedAway) String() string {
 }
 
 // A tally is the ledger of one listener. It outlives a change of the
-// listener's configuration. For each subscriber, and so for all,
+// listener's configuration, and its doors. For each subscriber, and so for all,
 // offered = sent + skipped + pending.
 type tally struct {
 	sent      atomic.Uint64 // packets
 	sentBytes atomic.Uint64 // of records, as they were written
 	skipped   [skips]atomic.Uint64
-	offered   atomic.Uint64 // to subscribers that have left; guarded by Broker.mu together with theirs
 	connected atomic.Uint64 // connections that were let in
 	evicted   atomic.Uint64 // of these, by policy
 	away      [aways]atomic.Uint64
+
+	// Guarded by Broker.mu.
+	subscribers map[*subscriber]struct{} // that have not left, whatever became of their door
+	offered     uint64                   // to those that have left
+}
+
+func newTally() *tally { return &tally{subscribers: make(map[*subscriber]struct{})} }
+
+// balance adds up the ledger; for holders of Broker.mu. A packet is offered
+// before it is sent or skipped, so who reads what was offered last finds no
+// less; the rest is pending.
+func (t *tally) balance(out *ListenerStatus) {
+	out.Sent, out.SentBytes, out.Skipped = t.sent.Load(), t.sentBytes.Load(), make(map[string]uint64)
+	settled := out.Sent
+	for i := range skips {
+		n := t.skipped[i].Load()
+		out.Skipped[i.String()] = n
+		settled += n
+	}
+	out.Offered = t.offered
+	for s := range t.subscribers {
+		offered, others := s.offered()
+		out.Offered += offered
+		out.Skipped[skipLinkType.String()] += others
+		settled += others
+	}
+	out.Pending = out.Offered - settled
 }
