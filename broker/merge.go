@@ -122,6 +122,7 @@ func (s *subscriber) next(c *cursor) (arrival, soonest uint64, ok bool) {
 			return 0, 0, false
 		}
 		if !c.away {
+			c.past.rest()
 			return arrival, soonest, true
 		}
 		if !s.recall(c) {

@@ -54,7 +54,13 @@ func (s *subscriber) hurry(by time.Time) {
 	}
 }
 
-// await waits until the socket takes bytes again, or for an order.
+// restAfter is for how long an analyst may take nothing before what is open of
+// histories for it is closed.
+const restAfter = time.Second
+
+// await waits until the socket takes bytes again, or for an order, or until it
+// is time to let go of histories: a file that is open takes room on the disk,
+// even when it has been deleted.
 func (s *subscriber) await() {
 	s.mu.Lock()
 	order := s.order.Load()
@@ -62,8 +68,12 @@ func (s *subscriber) await() {
 		s.mu.Unlock()
 		return
 	}
+	by, rests := s.by, false
+	if at := time.Now().Add(restAfter); s.readsPast() && (by.IsZero() || at.Before(by)) {
+		by, rests = at, true
+	}
 	s.waiting = true
-	s.hurry(s.by)
+	s.hurry(by)
 	s.mu.Unlock()
 
 	s.stalled.Store(true)
@@ -77,6 +87,8 @@ func (s *subscriber) await() {
 	late := expired && s.order.Load() == order
 	s.mu.Unlock()
 	switch {
+	case late && rests:
+		s.restPast()
 	case late && order == orderFinish:
 		s.command(orderCut, time.Now().Add(500*time.Millisecond))
 	case late:

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"poip/internal/journal"
@@ -206,6 +207,9 @@ func (s *subscriber) recall(c *cursor) bool {
 			c.parched = true
 			c.ring.relocate(c) // perhaps memory has it
 			if c.away && registered {
+				if c.past.history.trouble() != nil {
+					c.past.rest() // a full disk may need the room
+				}
 				s.lack = lackDisk
 				return false
 			}
@@ -224,6 +228,20 @@ func (s *subscriber) recall(c *cursor) bool {
 		}
 	}
 	return true
+}
+
+// readsPast says whether a history is open for one of the cursors. For the
+// holder of the writer's role.
+func (s *subscriber) readsPast() bool {
+	return slices.ContainsFunc(s.cursors, func(c *cursor) bool { return c.past != nil && c.past.reader != nil })
+}
+
+// restPast lets go of all histories that are open. Recall opens them again,
+// where the cursors are.
+func (s *subscriber) restPast() {
+	for _, c := range s.cursors {
+		c.past.rest()
+	}
 }
 
 // inTime says whether a subscriber may read on that has perhaps been told to

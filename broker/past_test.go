@@ -47,6 +47,85 @@ func TestAReaderThatFallsBehindCatchesUp(t *testing.T) {
 	}
 }
 
+// A reader who takes nothing for long lets go of the files that it has open, and
+// goes on later as if nothing had been: within a record, and with whole streams
+// waiting for their turn.
+func TestAStalledReaderLetsGoOfHistory(t *testing.T) {
+	alone := func(l *ListenerConfig) { l.Streams = []string{"s/*"} }
+	encrypted := func(l *ListenerConfig) { l.TLS = true }
+	w := newWorld(t, func(c *Config) { keeping(c); c.Stream.Memory = leastMemory },
+		plain("alone", oldest, alone), plain("alone-tls", oldest, alone, encrypted), plain("cut", oldest, alone, func(l *ListenerConfig) { l.Snaplen = 1000 }),
+		plain("merged", oldest), plain("merged-tls", oldest, encrypted))
+	agents := []*agent{w.agent("s/c"), w.agent("t/c")}
+	const packets, turn = 12000, 2000 // 17 MB
+	for i := 0; i < packets; i += turn {
+		agents[i/turn%2].flood(i, turn)
+	}
+	readers := make(map[string]*analyst)
+	for _, l := range w.cfg.Listeners {
+		readers[l.Name] = w.either(l.Name, l.TLS)
+		readers[l.Name].header()
+	}
+	for _, r := range readers {
+		w.eventually("all to stall", func() bool { return w.reader(r).State == "stalled" })
+	}
+	w.eventually("them to let go", func() bool { return w.archive.reading.Load() == 0 })
+	for l, r := range readers {
+		for i := range packets {
+			if i/turn%2 == 1 && !strings.HasPrefix(l, "merged") {
+				continue // of the other stream
+			}
+			got, err := r.record()
+			if want := payload(i); err != nil || got.data != want[:len(got.data)] || got.original != 1400 {
+				t.Fatalf("%s: packet %d: %.20q, %v", l, i, got.data, err)
+			}
+		}
+		w.eventually("the ledger of "+l, func() bool { return w.listenerStatus(l).balanced() })
+		if s := w.listenerStatus(l); s.Sent != s.Offered {
+			t.Errorf("%s: sent %d of %d", l, s.Sent, s.Offered)
+		}
+	}
+	w.eventually("all to be through", func() bool { return w.archive.reading.Load() == 0 })
+}
+
+// A reader of several streams closes the history of one that is read to its end,
+// however long the others go on.
+func TestAReaderThatIsThroughWithAHistoryClosesIt(t *testing.T) {
+	w := newWorld(t, keeping, plain("o", oldest))
+	for i, stream := range []string{"s/c", "t/c"} {
+		a := w.agent(stream)
+		a.packets(payload(i))
+		a.acked(1)
+	}
+	w = w.again() // without agents: there is nothing in memory
+	r := w.either("o", false)
+	r.header()
+	r.numbers(1)
+	w.eventually("all to be closed", func() bool { return w.archive.reading.Load() == 0 })
+}
+
+// What is trimmed while a reader takes nothing is gone for it too, and is counted.
+func TestAStalledReaderKeepsNothingFromBeingTrimmed(t *testing.T) {
+	w := newWorld(t, small, plain("o", oldest))
+	a := w.agent("s/c")
+	a.flood(0, 4000)
+	r := w.either("o", false)
+	r.header()
+	w.eventually("it to stall", func() bool { return w.reader(r).State == "stalled" })
+	w.eventually("it to let go", func() bool { return w.archive.reading.Load() == 0 })
+	const packets = 12000 // 17 MB
+	a.flood(4000, packets-4000)
+	w.eventually("history to be trimmed", func() bool {
+		h := w.streamStatus("s/c").History
+		return h.Trimmed > 4000 && h.Bytes <= h.Limit
+	})
+	got := r.numbers(packets - 1)
+	w.eventually("the ledger", func() bool { return w.listenerStatus("o").balanced() })
+	if l := w.listenerStatus("o"); got == packets-1 || l.Sent != uint64(got)+1 || l.Offered-l.Sent != l.Skipped["overrun"] {
+		t.Errorf("got %d of %d, %+v", got+1, packets, l)
+	}
+}
+
 func TestOnlyWhatHistoryHasNoMoreIsSkipped(t *testing.T) {
 	w := newWorld(t, small, plain("skip"), plain("disconnect", func(l *ListenerConfig) { l.Overflow = "disconnect" }))
 	a := w.agent("s/c")
@@ -234,6 +313,31 @@ func TestAFullDiskHoldsTheSensor(t *testing.T) {
 	if w = startWorldOn(t, d, w.cfg); w.agent("s/c").next != 3 {
 		t.Error("the relay has forgotten what it acknowledged")
 	}
+}
+
+// Who waits for a disk that is full holds on to nothing that might be deleted.
+func TestAReaderWaitsForAFullDiskWithoutAFile(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, func(c *Config) { c.Stream.Memory = leastMemory }, plain("o", oldest))
+	a := w.agent("s/c")
+	a.flood(0, 40)
+	d.set(func() { d.write = func(int) error { return syscall.ENOSPC } })
+	const packets = 4000 // 5.6 MB: more than the ring holds, less than the window
+	for i := 40; i < packets; i += 40 {
+		batch := make([]string, 40)
+		for j := range batch {
+			batch[j] = payload(i + j)
+		}
+		a.packets(batch...)
+	}
+	w.eventually("all to arrive", func() bool { return w.streamStatus("s/c").Position == packets })
+	r := w.either("o", false)
+	r.header()
+	r.whole(0, 39)
+	w.eventually("it to wait", func() bool { s := w.reader(r); return s.Sent == 40 && w.archive.reading.Load() == 0 })
+	d.set(func() { d.write = nil })
+	a.acked(packets)
+	r.whole(40, packets-1)
 }
 
 func TestAFullDiskDropsTheOldest(t *testing.T) {
