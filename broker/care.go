@@ -87,10 +87,9 @@ func (s *session) holder() (*cursor, time.Time) {
 	return s.ring.trim()
 }
 
-// awaitDisk reads nothing on while more waits for the disk than an agent may
+// awaitDisk takes nothing more while more waits for the disk than an agent may
 // have on its way, which keeps to its window.
-func (s *session) awaitDisk() error {
-	h := s.ring.history
+func (s *session) awaitDisk(h *history) error {
 	if h == nil || h.pending() <= s.mostPending() {
 		return nil
 	}
@@ -102,6 +101,8 @@ func (s *session) awaitDisk() error {
 		case now.Sub(begin) < wire.Idle:
 		case h.trouble() != nil:
 			return refuse(wire.CodeLimit, "the history cannot be written")
+		case s.state != streaming: // what waits is of earlier epochs and sessions
+			return refuse(wire.CodeLimit, "the disk of the history does not keep up")
 		default:
 			return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
 		}

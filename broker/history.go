@@ -58,7 +58,7 @@ func (h *history) trouble() error { return h.journal.Trouble() }
 // trouble, or out of it.
 func (h *history) committed() {
 	h.wakeDry()
-	if h.journal.Trouble() != nil || h.journal.Size() > h.limit.Load() {
+	if h.journal.Trouble() != nil || h.journal.Excess(h.limit.Load()) > 0 {
 		h.archive.tend()
 	}
 }
@@ -130,7 +130,7 @@ func (h *history) trim(limit, since int64) {
 	blocked := h.blocker() != nil
 	h.mu.Lock()
 	switch {
-	case !blocked || h.journal.Size() <= limit:
+	case !blocked || h.journal.Excess(limit) == 0:
 		h.overfull = time.Time{}
 	case h.overfull.IsZero():
 		h.overfull = time.Now()

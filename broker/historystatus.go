@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // HistoryStatus is how the history of a stream fares.
 type HistoryStatus struct {
 	Packets  uint64 `json:"packets"` // on disk
-	Bytes    int64  `json:"bytes"`   // that they take, with what belongs to them
+	Bytes    int64  `json:"bytes"`   // that they take, with what belongs to them, in whole blocks of the disk
 	Limit    int64  `json:"limit_bytes"`
 	Pending  int64  `json:"pending_bytes"`     // on their way to the disk, not acknowledged
 	Trimmed  uint64 `json:"trimmed_packets"`   // that went for size, age or a full disk, since the relay started
@@ -19,11 +19,8 @@ func (h *history) status() *HistoryStatus {
 		return nil
 	}
 	out := &HistoryStatus{
-		Bytes: h.journal.Size(), Limit: h.limit.Load(), Pending: h.journal.Pending(),
+		Packets: h.journal.Packets(), Bytes: h.journal.Size(), Limit: h.limit.Load(), Pending: h.journal.Pending(),
 		Trimmed: h.trimmed.Load(), Damaged: h.journal.Damaged(),
-	}
-	for _, e := range h.journal.Epochs() {
-		out.Packets += e.Packets
 	}
 	if err := h.journal.Trouble(); err != nil {
 		out.Trouble = err.Error()

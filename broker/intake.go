@@ -293,7 +293,7 @@ func (s *session) append(header []byte, h wire.BatchHeader, length int) error {
 			return err
 		}
 	}
-	if err := s.awaitDisk(); err != nil {
+	if err := s.awaitDisk(s.ring.history); err != nil {
 		return err
 	}
 	records := s.ring.reserve(length)
@@ -343,7 +343,7 @@ func (s *session) gap(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.awaitDisk(); err != nil {
+	if err := s.awaitDisk(s.ring.history); err != nil {
 		return err
 	}
 	s.owe(wire.FrameHeaderLen + len(payload))

@@ -108,6 +108,9 @@ func (b *Broker) begin(s *session, h wire.Hello) (*stream, *ring, *epoch, error)
 	if err := b.openHistory(st, s); err != nil {
 		return nil, nil, nil, err
 	}
+	if err := s.awaitDisk(st.history); err != nil { // else ever new epochs would wait for the disk, packets or not
+		return nil, nil, nil, err
+	}
 	r, changed := b.ringFor(st, h.LinkType)
 	e, lost, died := st.resume(h, s.conn.RemoteAddr().String(), s.conn.Network())
 	st.log.Log(context.Background(), st.seldom(&st.begunSaid, slog.LevelInfo), "stream begins",

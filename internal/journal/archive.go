@@ -36,7 +36,7 @@ type SegmentInfo struct {
 	Missing uint64                // of Lost: numbers before First that no segment has
 	Losses  []wire.Gap            // all of these, in order
 
-	Bytes        int64 // packets and index
+	Bytes        int64 // packets and index, in whole blocks
 	Earliest     int64 // packet times, nanoseconds since 1970
 	Latest       int64
 	FirstArrival int64

@@ -61,6 +61,7 @@ type item struct {
 // place says where the log stands after it, if it stood at p before.
 func (it *item) place(p place) place {
 	if it.begin != nil {
+		p.begun++
 		if p.epoch == nil || p.epoch.ID != it.begin.ID {
 			p.latest, p.ending = 0, ending{}
 		}

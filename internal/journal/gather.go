@@ -85,7 +85,7 @@ func (c *committer) full(it *item, more int64) bool {
 	if s.sum.entries == 0 && more == 0 {
 		return false
 	}
-	if s.bytes()+more+2*entryLen+c.sizeOf(it) > c.j.o.Segment {
+	if s.length()+more+2*entryLen+c.sizeOf(it) > c.j.o.Segment {
 		return true
 	}
 	return c.j.o.Age > 0 && time.Since(s.began) > c.j.o.Age

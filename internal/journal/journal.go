@@ -139,6 +139,7 @@ type Journal struct {
 // place is where the log stands after an entry.
 type place struct {
 	serial  uint64 // entries since Open
+	begun   uint64 // of these, that opened a segment
 	epoch   *Epoch // nil: none yet
 	next    wire.PacketNumber
 	ordinal uint64
@@ -237,7 +238,8 @@ func (j *Journal) markOf(p *place) Mark {
 }
 
 // Pending is how many bytes, of records and of bookkeeping, were appended and
-// are not durable. They are in memory; the caller bounds them.
+// are not durable. They are in memory; the caller bounds them. A Begin that opens
+// a segment counts as what that takes on the disk.
 func (j *Journal) Pending() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -245,7 +247,8 @@ func (j *Journal) Pending() int64 {
 	if j.o.Key != nil {
 		each += encryptedMore
 	}
-	return j.tip.bytes - j.durable.bytes + int64(j.tip.serial-j.durable.serial)*each
+	records, entries, segments := j.tip.bytes-j.durable.bytes, j.tip.serial-j.durable.serial, j.tip.begun-j.durable.begun
+	return records + int64(entries-segments)*each + int64(segments)*leastBytes
 }
 
 // Trouble is why nothing can be written now, or nil. The journal goes on

@@ -90,7 +90,7 @@ func listKept(fsys FS) (kept []keptFile) {
 	}
 	for _, d := range all {
 		if info, err := d.Info(); err == nil && info.Mode().IsRegular() && fs.ValidPath(d.Name()) {
-			kept = append(kept, keptFile{quarantine + "/" + d.Name(), info.Size()})
+			kept = append(kept, keptFile{quarantine + "/" + d.Name(), blocks(info.Size())})
 		}
 	}
 	return kept

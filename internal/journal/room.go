@@ -19,11 +19,11 @@ type acknowledged struct {
 // A keptFile is a damaged file in quarantine.
 type keptFile struct {
 	name string
-	size int64
+	size int64 // in whole blocks
 }
 
 // Size is how many bytes the journal takes on the disk: packets, indexes, and
-// what is in quarantine.
+// what is in quarantine, each file in whole blocks.
 func (j *Journal) Size() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -42,9 +42,24 @@ func (j *Journal) sizeOf() (n int64) {
 
 // doom takes segment i out of the journal; the committer deletes its files.
 // For holders of mu.
-func (j *Journal) doom(i int) (packets uint64, freed int64) {
+func (j *Journal) doom(i int) {
 	s := j.segments[i]
-	j.segments = append(j.segments[:i:i], j.segments[i+1:]...)
+	j.segments = slices.Delete(j.segments, i, i+1)
+	j.discharge(s)
+}
+
+// doomOldest is doom of the n oldest segments.
+func (j *Journal) doomOldest(n int) {
+	oldest := slices.Clone(j.segments[:n])
+	j.segments = slices.Delete(j.segments, 0, n)
+	for _, s := range oldest {
+		j.discharge(s)
+	}
+}
+
+// discharge has the committer delete the files of a segment that has left the
+// journal; for holders of mu.
+func (j *Journal) discharge(s *segment) {
 	s.gone = true
 	// Packets first: an index without its packets, at the beginning of the log,
 	// is a segment that was being deleted. Packets without their index are one
@@ -54,7 +69,6 @@ func (j *Journal) doom(i int) (packets uint64, freed int64) {
 	}
 	j.doomed = append(j.doomed, s.name.index())
 	j.freed()
-	return s.sum.packets, s.bytes()
 }
 
 // freed has the committer delete files, and write if it lacked the space.
@@ -128,10 +142,12 @@ func (j *Journal) trim() {
 	for last+1 < len(j.segments) && j.needless(j.segments[last+1]) {
 		last++
 	}
-	for ; last >= 0 && len(j.segments) > 1 && j.segments[0] != j.tail; last-- {
-		j.doom(0)
+	n := 0 // of these, that can go now
+	for n <= last && n < len(j.segments)-1 && j.segments[n] != j.tail {
+		n++
 	}
-	if last >= 0 && len(j.segments) == 1 && (IsFull(j.trouble) || j.segments[0].bytes() >= j.o.Segment/4) && j.spare() {
+	j.doomOldest(n)
+	if n <= last && len(j.segments) == 1 && (IsFull(j.trouble) || j.segments[0].length() >= j.o.Segment/4) && j.spare() {
 		j.doom(0)
 	}
 }
@@ -146,11 +162,11 @@ func (j *Journal) needless(s *segment) bool {
 	return s.sum.next < j.trimmed.next || !s.sum.ended && !s.sum.unknown
 }
 
-// spare says whether the only segment can go now. First it has to be replaced
-// by an empty one, which this starts; but not where the disk has no room for
-// that as long as it is there.
+// spare says whether the last segment can go now, with all others. First it has
+// to be replaced by an empty one, which this starts; but not where the disk has
+// no room for that as long as it is there.
 func (j *Journal) spare() bool {
-	s := j.segments[0]
+	s := j.segments[len(j.segments)-1]
 	if j.renew && s.complete && IsFull(j.trouble) {
 		return true
 	}
@@ -161,11 +177,27 @@ func (j *Journal) spare() bool {
 	return false
 }
 
+// manySegments is how many Keep leaves at least. Each takes memory, and time
+// whenever all are looked at, whatever it holds: short epochs are a segment each.
+const manySegments = 4096
+
+// mostSegments is how many Keep leaves in so many bytes: far more than these
+// make where segments are filled.
+func (j *Journal) mostSegments(bytes int64) int { return int(max(manySegments, 2*(bytes/j.o.Segment))) }
+
+// Excess is by how many bytes the journal takes more than Keep leaves, if it is
+// to take so many. Segments that are too many count as what the least one takes.
+func (j *Journal) Excess(bytes int64) int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return max(0, j.sizeOf()-bytes, int64(len(j.segments)-j.mostSegments(bytes))*leastBytes)
+}
+
 // Keep deletes the oldest segments while the journal takes more than so many
-// bytes, or while all that the oldest one holds arrived before since. It says
-// how many packets and bytes went. The last segment, if it has to go, is
-// replaced by an empty one first, and goes at the next call; or at the next but
-// one where the disk is too full for that.
+// bytes or has more segments than are sensible, or while all that the oldest one
+// holds arrived before since. It says how many packets and bytes went. The last
+// segment, if it has to go, is replaced by an empty one first, and goes at the
+// next call; or at the next but one where the disk is too full for that.
 func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -174,20 +206,22 @@ func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
 
 // keep is Keep, for holders of mu.
 func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
-	size := j.sizeOf()
+	size, most := j.sizeOf(), j.mostSegments(bytes)
 	for size-freed > bytes && len(j.kept) > 0 {
 		freed += j.expel()
 	}
-	for len(j.segments) > 0 {
-		s := j.segments[0]
-		if size-freed <= bytes && s.sum.lastArrival >= since {
+	n := 0 // of the segments, that go
+	for ; n < len(j.segments); n++ {
+		s, left := j.segments[n], len(j.segments)-n
+		if size-freed <= bytes && left <= most && s.sum.lastArrival >= since {
 			break
 		}
-		if len(j.segments) == 1 && !j.spare() {
+		if left == 1 && !j.spare() {
 			break
 		}
-		p, f := j.doom(0)
-		packets, freed = packets+p, freed+f
+		packets += s.sum.packets
+		freed += s.bytes()
 	}
+	j.doomOldest(n)
 	return packets, freed
 }

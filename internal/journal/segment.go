@@ -136,17 +136,36 @@ func unseal(e *entry, entries int64) summary {
 	}
 }
 
-// bytes is what the segment takes on the disk; for holders of Journal.mu.
-func (s *segment) bytes() int64 {
-	n := headerLen + s.sum.entries*entryLen
+// lengths are those of the segment's files, in bytes; for holders of Journal.mu.
+func (s *segment) lengths() (index, packets int64) {
+	index = headerLen + s.sum.entries*entryLen
 	if s.sealed {
-		n += entryLen
+		index += entryLen
 	}
 	if !s.noPackets {
-		n += s.sum.size
+		packets = s.sum.size
 	}
-	return n
+	return index, packets
 }
+
+// length is how long the files are together; for holders of Journal.mu.
+func (s *segment) length() int64 {
+	index, packets := s.lengths()
+	return index + packets
+}
+
+// bytes is what the segment takes on the disk; for holders of Journal.mu.
+func (s *segment) bytes() int64 {
+	index, packets := s.lengths()
+	return blocks(index) + blocks(packets)
+}
+
+// leastBytes is what a segment takes on the disk at least: a block for each file.
+const leastBytes = 2 * blockLen
+
+// blocks is what a file of n bytes takes on the disk: whole blocks. Else many
+// short segments would take several times what they count for.
+func blocks(n int64) int64 { return (n + blockLen - 1) &^ (blockLen - 1) }
 
 // lost is how many packets were written to the segment and are not there; for
 // holders of Journal.mu.
@@ -182,7 +201,17 @@ type EpochState struct {
 	Latest        int64 // newest packet time; 0: none
 	LastArrival   int64
 	Packets       uint64 // on the disk
-	Bytes         int64  // that they take, with their index
+	Bytes         int64  // that they take, with their index, in whole blocks
+}
+
+// Packets is how many are on the disk.
+func (j *Journal) Packets() (packets uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segments {
+		packets += s.sum.packets
+	}
+	return packets
 }
 
 // Epochs lists what is written, in the order of the log.
