@@ -88,27 +88,43 @@ func (s *session) holder() (*cursor, time.Time) {
 }
 
 // awaitDisk takes nothing more while more waits for the disk than an agent may
-// have on its way, which keeps to its window.
+// have on its way, which keeps to its window, or as much has come already while
+// a reader holds the history.
 func (s *session) awaitDisk(h *history) error {
-	if h == nil || h.pending() <= s.mostPending() {
+	if h == nil || h.pending() <= s.mostPending() && s.overdrawn(h) == nil {
 		return nil
 	}
 	s.publish()
-	for begin := time.Now(); h.pending() > s.mostPending(); time.Sleep(carePoll) {
-		switch now := time.Now(); {
+	for begin := time.Now(); ; time.Sleep(carePoll) {
+		now, holder := time.Now(), s.overdrawn(h)
+		switch {
+		case h.pending() <= s.mostPending() && holder == nil:
+			s.fresh = true // we have not listened
+			return nil
 		case s.stop.Load() != 0:
 			return errStopped
 		case now.Sub(begin) < wire.Idle:
 		case h.trouble() != nil:
 			return refuse(wire.CodeLimit, "the history cannot be written")
+		case holder != nil: // for what came in earlier epochs and sessions
+			return refuse(wire.CodeLimit, "an analyst holds the stream back")
 		case s.state != streaming: // what waits is of earlier epochs and sessions
 			return refuse(wire.CodeLimit, "the disk of the history does not keep up")
 		default:
 			return refuse(wire.CodeProtocol, "more than the window of %d bytes is unacknowledged", s.window)
 		}
 	}
-	s.fresh = true // we have not listened
-	return nil
+}
+
+// overdrawn returns the reader who holds the history where that has grown by
+// more than may be on its way, nil if there is none; and judges him.
+func (s *session) overdrawn(h *history) *cursor {
+	c, since := h.holder()
+	if c == nil || h.excess() <= s.mostPending() {
+		return nil
+	}
+	s.judgeHolder(c, since, time.Now())
+	return c
 }
 
 // mostPending allows for what the index of many small batches takes, and for

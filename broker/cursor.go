@@ -220,11 +220,12 @@ func (r *ring) pass(c *cursor, packets uint64) {
 	c.packets += packets
 }
 
-// isAway says whether the cursor reads what the ring has no more. Anybody may ask.
-func (c *cursor) isAway() bool {
+// needs is the ordinal of the oldest packet that the cursor has not passed, or
+// of the one to come. Anybody may ask.
+func (c *cursor) needs() uint64 {
 	c.ring.mu.Lock()
 	defer c.ring.mu.Unlock()
-	return c.packets < c.ring.head.Load() && (len(c.ring.segments) == 0 || c.packets < c.ring.segments[0].base)
+	return c.packets
 }
 
 // advance moves the cursor behind a packet of its segment.

@@ -34,6 +34,7 @@ type history struct {
 	dry      map[*subscriber]struct{} // they wait for the disk to have more
 	blockers map[*cursor]struct{}     // readers for whom the stream is held
 	overfull time.Time                // since when it is not trimmed because of them; zero: it is
+	held     uint64                   // ordinal that they have to pass before more can go; 0: none
 }
 
 // settled says whether the disk has all that came.
@@ -58,7 +59,7 @@ func (h *history) trouble() error { return h.journal.Trouble() }
 // trouble, or out of it.
 func (h *history) committed() {
 	h.wakeDry()
-	if h.journal.Trouble() != nil || h.journal.Excess(h.limit.Load()) > 0 {
+	if h.journal.Trouble() != nil || h.excess() > 0 {
 		h.archive.tend()
 	}
 }
@@ -93,54 +94,58 @@ func (h *history) discharge(c *cursor) {
 	delete(h.blockers, c)
 }
 
-// blocker is a reader for whose sake nothing may be trimmed, nil if there is none.
-func (h *history) blocker() *cursor {
+// slowest is the blocking reader who needs the oldest packet, and its ordinal;
+// nil and everything if there is none.
+func (h *history) slowest() (slowest *cursor, ordinal uint64) {
 	h.mu.Lock()
 	all := slices.Collect(maps.Keys(h.blockers))
 	h.mu.Unlock()
+	ordinal = everything
 	for _, c := range all {
-		if c.isAway() {
-			return c
+		if at := c.needs(); at < ordinal {
+			slowest, ordinal = c, at
 		}
 	}
-	return nil
+	return slowest, ordinal
 }
 
 // holder is the reader who keeps the history from being trimmed, which ought
 // to be, and since when.
 func (h *history) holder() (*cursor, time.Time) {
 	h.mu.Lock()
-	since := h.overfull
+	since, held := h.overfull, h.held
 	h.mu.Unlock()
 	if since.IsZero() {
 		return nil, time.Time{}
 	}
-	c := h.blocker()
-	if c == nil {
+	c, at := h.slowest()
+	if at >= held {
 		h.archive.tend()
+		return nil, time.Time{}
 	}
 	return c, since
 }
 
-// trim makes the history no larger and no older than it may be, unless a
-// blocking reader is in it: then it may grow by what is on its way from the
+// trim makes the history no larger and no older than it may be, but leaves what
+// a blocking reader needs: then it may grow by what is on its way from the
 // agent, which waits.
 func (h *history) trim(limit, since int64) {
 	h.limit.Store(limit)
-	blocked := h.blocker() != nil
+	_, needed := h.slowest()
+	packets, held := h.journal.KeepFrom(needed, limit, since)
+	h.trimmed.Add(packets)
 	h.mu.Lock()
-	switch {
-	case !blocked || h.journal.Excess(limit) == 0:
+	defer h.mu.Unlock()
+	switch h.held = held; {
+	case held == 0:
 		h.overfull = time.Time{}
 	case h.overfull.IsZero():
 		h.overfull = time.Now()
 	}
-	h.mu.Unlock()
-	if !blocked {
-		packets, _ := h.journal.Keep(limit, since)
-		h.trimmed.Add(packets)
-	}
 }
+
+// excess is by how many bytes the history is larger than it may be.
+func (h *history) excess() int64 { return h.journal.Excess(h.limit.Load()) }
 
 // yield gives up the oldest part of the history, for the disk is full.
 func (h *history) yield(part int64) {

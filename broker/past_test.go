@@ -153,35 +153,102 @@ func TestOnlyWhatHistoryHasNoMoreIsSkipped(t *testing.T) {
 }
 
 // TestABlockingReaderHoldsTheHistory: for it the history grows no further, and
-// nothing that it has not read goes.
+// nothing that it has not read goes, be it in memory as well or not.
 func TestABlockingReaderHoldsTheHistory(t *testing.T) {
-	w := newWorld(t, func(c *Config) { small(c); c.Intake.Window = 1 << 20 }, plain("p", func(l *ListenerConfig) { l.Overflow = "block" }))
+	for what, memory := range map[string]config.Size{"behind the ring": leastMemory, "in a ring that holds more": 16 << 20} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) {
+				small(c)
+				c.Stream.Memory, c.Intake.Window = memory, 1<<20
+			}, plain("p", func(l *ListenerConfig) { l.Overflow = "block" }))
+			a := w.agent("s/c")
+			r := w.either("p", false)
+			r.header()
+			const packets = 16000 // 22 MB
+			sent := make(chan bool)
+			go func() {
+				defer close(sent)
+				for i := 0; i < packets; i += 40 {
+					batch := make([]string, 40)
+					for j := range batch {
+						batch[j] = payload(i + j)
+					}
+					if i >= 600 {
+						a.acked(wire.PacketNumber(i - 600)) // an agent that keeps to its window
+					}
+					a.packets(batch...)
+				}
+				a.acked(packets)
+			}()
+			w.eventually("the stream to be held", func() bool { return w.streamStatus("s/c").History.Blocking })
+			r.whole(0, packets-1)
+			<-sent
+			w.eventually("the history to be trimmed", func() bool {
+				h := w.streamStatus("s/c").History
+				return !h.Blocking && h.Trimmed > 0 && h.Bytes <= h.Limit
+			})
+			w.eventually("the ledger", func() bool { l := w.listenerStatus("p"); return l.balanced() && l.Sent == packets })
+		})
+	}
+}
+
+// TestAReaderOfWhatIsOverHoldsNothing: of a stream that has another link type now
+// it has all that it will ever get. It fails where it keeps its cursor.
+func TestAReaderOfWhatIsOverHoldsNothing(t *testing.T) {
+	w := newWorld(t, small, plain("p", func(l *ListenerConfig) { l.Overflow = "block" }))
 	a := w.agent("s/c")
 	r := w.either("p", false)
 	r.header()
-	const packets = 16000
-	sent := make(chan bool)
-	go func() {
-		defer close(sent)
-		for i := 0; i < packets; i += 40 {
-			batch := make([]string, 40)
-			for j := range batch {
-				batch[j] = payload(i + j)
-			}
-			if i >= 600 {
-				a.acked(wire.PacketNumber(i - 600)) // an agent that keeps to its window
-			}
-			a.packets(batch...)
-		}
-		a.acked(packets)
-	}()
-	w.eventually("the stream to be held", func() bool { return w.streamStatus("s/c").History.Blocking })
-	r.whole(0, packets-1)
-	<-sent
+	a.packets("one")
+	r.want("one")
+	a.end(false)
+	a.next = a.hello("s/c", func(h *wire.Hello) { h.Epoch, h.LinkType = epochOf(2), 101 }).Position
+	a.flood(0, 8000) // 11 MB
 	w.eventually("the history to be trimmed", func() bool {
 		h := w.streamStatus("s/c").History
 		return !h.Blocking && h.Trimmed > 0 && h.Bytes <= h.Limit
 	})
+}
+
+// TestNewSessionsAreNoWayAroundABlockingReader: each may send a window, and
+// they do not add up. It fails without overdrawn in awaitDisk.
+func TestNewSessionsAreNoWayAroundABlockingReader(t *testing.T) {
+	w := newWorld(t, func(c *Config) { small(c); c.Intake.Window = 1 << 20 }, plain("p", func(l *ListenerConfig) { l.Overflow = "block" }))
+	first := w.agent("s/c")
+	stalled := stalledAnalyst(t, w)
+	defer stalled.Close()
+	first.conn.Close()
+	sensor := make([]*agent, 40)
+	for i := range sensor {
+		sensor[i] = w.dial("s")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i, a := range sensor {
+			a.send(wire.AppendHello(nil, greeting1("s/c", func(h *wire.Hello) { h.Epoch = epochOf(byte(i + 2)) })))
+			if h, _, err := a.tryReceive(); err != nil || h.Type != wire.TypeHelloAck {
+				return
+			}
+			for range 16 { // less than the window
+				a.offer(strings.Repeat("x", 60000))
+			}
+			for end := time.Now().Add(200 * time.Millisecond); w.streamStatus("s/c").Position < 16 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}()
+	history := func() *HistoryStatus { return w.streamStatus("s/c").History }
+	w.eventually("the stream to be held", func() bool { return history().Blocking })
+	time.Sleep(500 * time.Millisecond)
+	most := int64(leastHistory + 2*w.cfg.Intake.Window + wire.MaxBatchLen + w.cfg.Intake.Window)
+	if h := history(); h.Bytes+h.Pending > most {
+		t.Errorf("the history takes %d KiB, want %d at most", h.Bytes>>10, most>>10)
+	}
+	for _, a := range sensor {
+		a.conn.Close()
+	}
+	<-done
 }
 
 func TestHistoriesAreMergedInOrderOfArrival(t *testing.T) {

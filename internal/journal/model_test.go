@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -261,14 +263,27 @@ func (m *machine) Keep(t *rapid.T) {
 	m.j.mu.Lock() // or the committer may open a segment meanwhile
 	defer m.j.mu.Unlock()
 	size, segments := m.j.sizeOf(), len(m.j.segments)
-	packets, freed := m.j.keep(bytes, since)
+	from := uint64(math.MaxUint64)
+	if rapid.Bool().Draw(t, "a reader needs some") {
+		from = uint64(rapid.IntRange(0, int(m.j.tip.ordinal)).Draw(t, "from"))
+	}
+	before := slices.Clone(m.j.segments)
+	packets, freed, held := m.j.keep(bytes, since, from)
+	for _, s := range before {
+		if s.gone && s.sum.ordinal > from {
+			t.Fatalf("%v went, and packets from %d on were to be kept", s.name, from)
+		}
+	}
+	if over := m.j.sizeOf() > bytes; held > 0 && (!over || held <= from || held != m.j.segments[0].sum.ordinal) {
+		t.Fatalf("of %d bytes %d are left from %d on, held up to %d", size, m.j.sizeOf(), from, held)
+	}
 	if now := m.j.sizeOf(); now != size-freed {
 		t.Fatalf("size was %d, %d bytes were freed, and it is %d", size, freed, now)
 	}
 	if packets > 0 && len(m.j.segments) == segments {
 		t.Fatalf("%d packets went, and no segment", packets)
 	}
-	if s := m.j.segments; len(s) > 1 && (m.j.sizeOf() > bytes || s[0].sum.lastArrival < since) {
+	if s := m.j.segments; len(s) > 1 && s[0].sum.ordinal <= from && (m.j.sizeOf() > bytes || s[0].sum.lastArrival < since) {
 		t.Fatalf("%d segments were kept in %d bytes, the oldest of %d; wanted %d bytes since %d", len(s), m.j.sizeOf(), s[0].sum.lastArrival, bytes, since)
 	}
 	m.most = len(m.log)

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 
@@ -201,11 +202,22 @@ func (j *Journal) Excess(bytes int64) int64 {
 func (j *Journal) Keep(bytes, since int64) (packets uint64, freed int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.keep(bytes, since)
+	packets, freed, _ = j.keep(bytes, since, math.MaxUint64)
+	return packets, freed
 }
 
-// keep is Keep, for holders of mu.
-func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
+// KeepFrom is Keep, but leaves all packets from an ordinal on. Where more would
+// have to go else, for want of room, held is the ordinal that has to be passed
+// first; otherwise it is 0.
+func (j *Journal) KeepFrom(ordinal uint64, bytes, since int64) (packets, held uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	packets, _, held = j.keep(bytes, since, ordinal)
+	return packets, held
+}
+
+// keep is KeepFrom, for holders of mu.
+func (j *Journal) keep(bytes, since int64, ordinal uint64) (packets uint64, freed int64, held uint64) {
 	size, most := j.sizeOf(), j.mostSegments(bytes)
 	for size-freed > bytes && len(j.kept) > 0 {
 		freed += j.expel()
@@ -213,7 +225,14 @@ func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
 	n := 0 // of the segments, that go
 	for ; n < len(j.segments); n++ {
 		s, left := j.segments[n], len(j.segments)-n
-		if size-freed <= bytes && left <= most && s.sum.lastArrival >= since {
+		over := size-freed > bytes || left > most
+		if !over && s.sum.lastArrival >= since {
+			break
+		}
+		if s.sum.ordinal > ordinal {
+			if over {
+				held = s.sum.ordinal
+			}
 			break
 		}
 		if left == 1 && !j.spare() {
@@ -223,5 +242,5 @@ func (j *Journal) keep(bytes, since int64) (packets uint64, freed int64) {
 		freed += s.bytes()
 	}
 	j.doomOldest(n)
-	return packets, freed
+	return packets, freed, held
 }
