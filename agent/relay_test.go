@@ -186,7 +186,7 @@ func (c *fakeSession) talk(conn io.WriteCloser) {
 func (c *fakeSession) standing() (wire.PacketNumber, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.epoch == nil || c.ended || c.Silent {
+	if c.epoch == nil || c.Silent {
 		return 0, false
 	}
 	if c.Hold {

@@ -92,13 +92,14 @@ func (s *session) reason(ctx context.Context, err error, listening <-chan struct
 }
 
 func (s *session) send(ctx context.Context) error {
+	var last *epoch // that the relay has taken
 	for {
 		ep, hello := s.queue.greet(time.Now().UnixNano())
 		switch {
 		case ep == nil && s.queue.finished():
 			return nil
 		case ep == nil:
-			if err := s.wait(ctx); err != nil {
+			if err := s.wait(ctx, last); err != nil {
 				return err
 			}
 			continue
@@ -109,16 +110,23 @@ func (s *session) send(ctx context.Context) error {
 		if err := s.stream(ctx, ep); err != nil {
 			return err
 		}
+		last = ep
 	}
 }
 
-func (s *session) wait(ctx context.Context) error {
-	select {
-	case <-s.queue.wake:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// wait waits for the next epoch. The relay hears meanwhile how the last one came
+// out, as a sign of life: before the first hello it takes none.
+func (s *session) wait(ctx context.Context, last *epoch) error {
+	if last == nil {
+		return s.rest(ctx, nil, nil)
 	}
+	alive := s.signsOfLife()
+	defer alive.Stop()
+	return s.rest(ctx, last, alive.C)
+}
+
+func (s *session) signsOfLife() *time.Ticker {
+	return time.NewTicker(min(wire.SignOfLife, s.patience()/3))
 }
 
 // hello opens an epoch and waits for the answer; the listener's deadline
@@ -142,7 +150,7 @@ func (s *session) hello(ctx context.Context, hello wire.Hello) error {
 
 // stream sends an epoch until the relay has answered its end.
 func (s *session) stream(ctx context.Context, ep *epoch) error {
-	alive := time.NewTicker(min(wire.SignOfLife, s.patience()/3))
+	alive := s.signsOfLife()
 	defer alive.Stop()
 	s.report(ep)
 	if err := s.write(s.scratch); err != nil {

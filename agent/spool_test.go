@@ -292,6 +292,45 @@ func TestStoppedAndStartedAgain(t *testing.T) {
 	}
 }
 
+// TestASessionLastsWhileNothingFollows what an earlier run has left, as where the
+// interface is not there.
+func TestASessionLastsWhileNothingFollows(t *testing.T) {
+	world(t, func(t *testing.T, relay *fakeRelay) {
+		s := newSensor(t, relay)
+		s.down.Store(true)
+		s.run(func(sink capture.Sink, stop context.CancelFunc) {
+			paced(sink, 0, 100)
+			stop()
+		})
+		s.down.Store(false)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		a := s.agent(nil)
+		a.Source = func(CaptureConfig) (capture.Source, error) {
+			return sourceFunc(func(ctx context.Context, open func(capture.Info) capture.Sink) error {
+				time.Sleep(time.Minute)
+				if status := spooled(a); status.State != StateConnected || status.Trouble != "" || status.Acknowledged != 100 {
+					t.Errorf("status %+v", status)
+				}
+				packets(open(ethernet), 100, 100, 60)
+				stop()
+				return ctx.Err()
+			}), nil
+		}
+		if err := a.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		eps := relay.stream("s/eth0").epochs
+		if len(eps) != 2 || relay.sessions != 1 {
+			t.Fatalf("%d epochs in %d sessions", len(eps), relay.sessions)
+		}
+		if n := len(eps[0].stats); n < 12 || eps[0].stats[n-1].QueuedPackets != 0 {
+			t.Errorf("in a quiet minute %d statistics", n)
+		}
+		checkNumbered(t, eps[1].packets, 100, 100)
+	})
+}
+
 // TestNothingIsToldOfARunThatWasDelivered: its spool was used, and holds
 // nothing that anybody has to hear of again.
 func TestNothingIsToldOfARunThatWasDelivered(t *testing.T) {
