@@ -134,7 +134,8 @@ func (b *Broker) makeListener(p plan) (*listener, error) {
 	return l, nil
 }
 
-// newDoorFor gives a stream a door with the port that it had, or a free one.
+// newDoorFor gives a stream a door with the port that it had, or another one; nil
+// if none is left.
 func (b *Broker) newDoorFor(l *listener, name auth.StreamName) *door {
 	p := l.plan.Load()
 	ports := b.ports[l.name()]
@@ -144,17 +145,36 @@ func (b *Broker) newDoorFor(l *listener, name auth.StreamName) *door {
 	}
 	port, ok := ports[name.String()]
 	if !ok || port < p.low || port > p.high {
-		taken := slices.Collect(maps.Values(ports))
-		for port = p.low; slices.Contains(taken, port); port++ {
-			if port == p.high {
-				l.unserve(name)
-				return nil
-			}
+		if port, ok = p.freePort(ports); !ok {
+			l.unserve(name)
+			return nil
 		}
 		delete(l.unserved, name)
 		ports[name.String()] = port
 	}
 	return l.newDoor(name, port)
+}
+
+// freePort finds the lowest port that no stream has; where all are taken, that of
+// a stream which does not match any more, and is forgotten for it.
+func (p *plan) freePort(ports map[string]uint16) (port uint16, ok bool) {
+	owners := make(map[uint16]string, len(ports))
+	for name, port := range ports {
+		owners[port] = name
+	}
+	idle := ""
+	for port := int(p.low); port <= int(p.high); port++ {
+		owner, taken := owners[uint16(port)]
+		if !taken {
+			return uint16(port), true
+		}
+		if name, err := auth.ParseStreamName(owner); idle == "" && (err != nil || !p.matches(name)) {
+			idle = owner
+		}
+	}
+	port, ok = ports[idle]
+	delete(ports, idle)
+	return port, ok
 }
 
 // unserve notes that a stream has no door.
@@ -227,8 +247,8 @@ func (d *door) close(reason string) {
 }
 
 // openDoors opens a door for a stream at every listener that has one for
-// each; for holders of mu.
-func (b *Broker) openDoors(st *stream) {
+// each, and has not opened it yet; for holders of mu. It says whether it did.
+func (b *Broker) openDoors(st *stream) (some bool) {
 	for _, l := range b.listeners {
 		p := l.plan.Load()
 		has := slices.ContainsFunc(l.doors, func(d *door) bool { return d.stream == st.name })
@@ -237,8 +257,10 @@ func (b *Broker) openDoors(st *stream) {
 		}
 		if d := b.newDoorFor(l, st.name); d != nil {
 			b.openDoor(d)
+			some = true
 		}
 	}
+	return some
 }
 
 // openDoor binds the socket of a door that is to have one; for holders of mu.
@@ -299,16 +321,22 @@ func (b *Broker) keepHouse() {
 		case <-b.life.Done():
 			return
 		case <-tick.C:
-			b.openStuckDoors()
+			if !b.openStuckDoors() {
+				continue
+			}
+			if err := b.save(); err != nil {
+				b.log.Error("streams and their ports may be forgotten at a restart", "error", err)
+			}
 		}
 	}
 }
 
-func (b *Broker) openStuckDoors() {
+// openStuckDoors says whether a stream has a port now that had none.
+func (b *Broker) openStuckDoors() (some bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.draining {
-		return
+		return false
 	}
 	for _, l := range b.listeners {
 		for _, d := range l.doors {
@@ -317,4 +345,10 @@ func (b *Broker) openStuckDoors() {
 			}
 		}
 	}
+	for _, st := range b.order {
+		if slices.ContainsFunc(b.listeners, func(l *listener) bool { return l.unserved[st.name] }) && b.openDoors(st) {
+			some = true
+		}
+	}
+	return some
 }

@@ -330,6 +330,55 @@ func TestReloadOfStreamsThatHaveAPortEach(t *testing.T) {
 	}
 }
 
+// TestPortsOfStreamsThatMatchNoMoreAreGivenAway, and those of others stay.
+func TestPortsOfStreamsThatMatchNoMoreAreGivenAway(t *testing.T) {
+	first := ports(t, 3)
+	offering := func(streams ...string) ListenerConfig {
+		l := each(first, 3)
+		l.Streams = streams
+		return l
+	}
+	w := newWorld(t, nil, offering("a/*", "b/*"))
+	for _, stream := range []string{"a/x", "b/x", "b/y"} {
+		w.agent(stream)
+	}
+	stays := w.address("each", "b/y")
+	next := w.cfg
+	next.Listeners = []ListenerConfig{offering("b/y", "c/*")}
+	if err := w.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	late := w.agent("c/x")
+	w.agent("c/y")
+	doors := func(w *world, unserved int, streams ...string) (addresses []string) {
+		t.Helper()
+		for _, stream := range streams {
+			addresses = append(addresses, w.address("each", stream))
+		}
+		if s := w.listenerStatus("each"); len(s.Doors) != 3 || len(s.Unserved) != unserved || w.address("each", "b/y") != stays {
+			t.Errorf("doors %v, unserved %v; b/y was at %s", s.Doors, s.Unserved, stays)
+		}
+		return addresses
+	}
+	doors(w, 0, "b/y", "c/x", "c/y")
+	w.agent("c/z") // all that have a port match
+	doors(w, 1, "b/y", "c/x", "c/y")
+
+	late.conn.Close()
+	w.eventually("it to be offline", func() bool { return w.streamStatus("c/x").State == "offline" })
+	w.mu.Lock()
+	w.forget(w.streams[late.streamName()])
+	w.mu.Unlock()
+	if !w.openStuckDoors() || w.openStuckDoors() {
+		t.Error("a stream that waits for a port is not given the free one, once")
+	}
+	before := doors(w, 0, "b/y", "c/y", "c/z")
+	w.stop()
+	if after := doors(startWorld(t, next), 0, "b/y", "c/y", "c/z"); !slices.Equal(before, after) {
+		t.Errorf("ports were %v, and are %v after a restart", before, after)
+	}
+}
+
 func TestReloadGivesAPortToAnotherListener(t *testing.T) {
 	first := ports(t, 1)
 	at := func(l *ListenerConfig) { l.Listen = fmt.Sprintf("127.0.0.1:%d", first) }
