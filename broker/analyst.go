@@ -46,6 +46,25 @@ func (s *subscriber) meet(r *ring, from outset) bool {
 // that changes its link type makes a new one each time.
 const maxLeftOut = 4096
 
+// maxOutdated bounds how many rings a subscriber has yet to read to their end
+// that others have taken the place of. A stream that changes its link type there
+// and back leaves one each time, and who takes nothing drops none.
+const maxOutdated = 1024
+
+// outdated counts the rings that get nothing any more.
+func (s *subscriber) outdated() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, cursors := range [][]*cursor{s.cursors, s.arriving} {
+		for _, c := range cursors {
+			if c.ring.replaced.Load() {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // leaveOut begins to count the packets of a ring; for holders of mu.
 func (s *subscriber) leaveOut(r *ring) {
 	if len(s.leftOut) == maxLeftOut {

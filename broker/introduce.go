@@ -71,10 +71,15 @@ func (s *stream) liveliness() int {
 	return 0
 }
 
-// introduceAll shows everybody behind a door a ring that is new.
+// introduceAll shows everybody behind a door a ring that is new. Who has too many
+// old ones to read yet goes.
 func (b *Broker) introduceAll(d *door, st *stream) {
 	for s := range d.subscribers {
-		if d.offers(s, st.name) {
+		switch {
+		case !d.offers(s, st.name) || s.visit.dismissed.Load() != nil:
+		case s.outdated() > maxOutdated:
+			s.dismiss("reads too slowly for streams that change their link type this often")
+		default:
 			b.introduce(d, s, st, outset(st.ring.begin))
 			s.notify()
 		}

@@ -358,6 +358,56 @@ func TestOtherLinkTypesAreLeftOut(t *testing.T) {
 	w.eventually("the ledger", func() bool { return w.listenerStatus("p").balanced() })
 }
 
+// A stream that changes its link type again and again leaves a ring each time.
+// Who reads drops them; who does not goes before they are too many.
+func TestAStalledReaderKeepsNoEndOfOldRings(t *testing.T) {
+	w := newWorld(t, nil, plain("p"))
+	a := w.agent("s/c")
+	stalled := w.either("p", false)
+	stalled.header()
+	a.flood(0, 8000)
+	w.eventually("the reader to stall", func() bool { return w.reader(stalled).State == "stalled" })
+	reader := w.either("p", false)
+	reader.header()
+	w.eventually("both", func() bool { return w.listenerStatus("p").Connections == 2 })
+
+	cursors := func(a *analyst) (n int) {
+		for s := range w.tallies["p"].subscribers {
+			if s.remote == a.conn.LocalAddr().String() {
+				s.mu.Lock()
+				n = len(s.cursors) + len(s.arriving)
+				s.mu.Unlock()
+			}
+		}
+		return n
+	}
+	most := 0
+	for i := range 2*maxOutdated + 10 {
+		w.mu.Lock()
+		w.setRing(w.streams[a.streamName()], []pcap.LinkType{pcap.LinkSLL2, pcap.LinkEthernet}[i%2]) // as a hello does
+		most = max(most, cursors(stalled))
+		w.mu.Unlock()
+		w.eventually("the reader to drop what it has read", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return cursors(reader) <= 1
+		})
+	}
+	if most < maxOutdated || most > maxOutdated+2 {
+		t.Errorf("the stalled reader had %d cursors", most)
+	}
+	w.eventually("it to be gone", func() bool { return w.listenerStatus("p").Connections == 1 })
+	if !strings.Contains(w.logs.String(), "change their link type") {
+		t.Error("nothing in the log")
+	}
+	a.end(false)
+	a.hello("s/c", func(h *wire.Hello) { h.Epoch = epochOf(2) })
+	a.next = 0
+	a.packets("still here")
+	reader.want("still here")
+	w.eventually("the ledger", func() bool { return w.listenerStatus("p").balanced() })
+}
+
 func TestNineReadersLoseNothingBesideAStalledOne(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Stream.Memory = 16 << 20 }, plain("p"))
 	const readers = 9
