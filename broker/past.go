@@ -122,11 +122,11 @@ func (p *past) seek(ordinal, head uint64) (passage, error) {
 			}
 			p.entries = p.entries[1:]
 		}
-		written := p.history.journal.Written().Ordinal
+		durable := p.history.journal.Durable().Ordinal // what is only written may be taken back, and written again
 		chunk, err := p.reader.Next(p.history.archive.pastRead())
 		switch {
-		case errors.Is(err, io.EOF) && written > ordinal: // it should be there
-			return p.missed(min(written, head) - ordinal), nil
+		case errors.Is(err, io.EOF) && durable > ordinal: // it should be there
+			return p.missed(min(durable, head) - ordinal), nil
 		case err != nil:
 			return passage{}, err
 		}

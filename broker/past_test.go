@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -464,6 +465,35 @@ func TestAFailedSyncIsNotTrusted(t *testing.T) {
 	r := w.analyst(w.address("o"))
 	r.header()
 	r.want(sequence(0, 50)...)
+}
+
+// What an fsync that fails takes back is written again: for readers at the end
+// of the history it comes later, and is not lost.
+func TestAFailedSyncSkipsNothing(t *testing.T) {
+	d := newDisk()
+	w := newWorldOn(t, d, func(c *Config) { c.Stream.Memory = leastMemory }, plain("o", oldest))
+	a := w.agent("s/c")
+	a.flood(0, 40)
+	var syncs atomic.Int32
+	d.set(func() {
+		d.sync = func() error {
+			if syncs.Add(1)%4 == 0 {
+				return syscall.EIO
+			}
+			return nil
+		}
+	})
+	for range 6 {
+		r := w.either("o", false)
+		r.header()
+		go io.Copy(io.Discard, struct{ io.Reader }{r.conn})
+	}
+	const packets = 30000 // 42 MB
+	a.flood(40, packets-40)
+	w.eventually("the ledger", func() bool { l := w.listenerStatus("o"); return l.Offered == 6*packets && l.balanced() })
+	if l := w.listenerStatus("o"); l.Sent != l.Offered || syncs.Load() < 8 {
+		t.Errorf("sent %d of %d, skipped %v, in %d syncs", l.Sent, l.Offered, l.Skipped, syncs.Load())
+	}
 }
 
 func TestDamageIsSkippedAndCounted(t *testing.T) {

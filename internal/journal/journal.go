@@ -224,9 +224,6 @@ func (j *Journal) LastArrival() int64 {
 // Appended is the place after everything that was appended.
 func (j *Journal) Appended() Mark { return j.markOf(&j.tip) }
 
-// Written is the place up to which readers see the log.
-func (j *Journal) Written() Mark { return j.markOf(&j.written) }
-
 // Durable is the place up to which everything is on the disk, as far as the
 // disk tells. It never goes back.
 func (j *Journal) Durable() Mark { return j.markOf(&j.durable) }
