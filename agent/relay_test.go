@@ -19,14 +19,15 @@ import (
 )
 
 // pipeConn is a transport.Conn over net.Pipe, which sends at once.
-type pipeConn struct{ net.Conn }
+type pipeConn struct{ *transport.Cork }
 
-func (pipeConn) Flush() error                 { return nil }
-func (c pipeConn) Abort() error               { return c.Close() }
+func newPipeConn(conn net.Conn) pipeConn {
+	return pipeConn{transport.NewCork(conn, transport.GatherSize)}
+}
+
 func (pipeConn) TLS() (s tls.ConnectionState) { return s }
 func (pipeConn) Network() string              { return "tls" }
 func (pipeConn) Congestion() string           { return "none" }
-func (pipeConn) BeforeWait(func())            {}
 
 // A fakeRelay takes streams over pipes, as PROTOCOL.md has it, and fails the
 // test when an agent does not keep to that. Its fields are set before it is
@@ -89,7 +90,7 @@ func (r *fakeRelay) Open(_ context.Context, ep transport.Endpoint) (transport.Co
 	r.conns = append(r.conns, ours)
 	r.mu.Unlock()
 	r.serving.Go(func() { r.serve(ours) })
-	return pipeConn{theirs}, nil
+	return newPipeConn(theirs), nil
 }
 
 // hangUp breaks all connections.
@@ -353,7 +354,7 @@ func connTo(behave func(net.Conn)) transport.Conn {
 		defer ours.Close()
 		behave(ours)
 	}()
-	return pipeConn{theirs}
+	return newPipeConn(theirs)
 }
 
 // saying is somebody who says one thing after the hello, whatever it was.

@@ -36,7 +36,6 @@ type session struct {
 
 	// Owned by the sender.
 	scratch []byte
-	writeBy time.Time
 
 	// Owned by the listener.
 	streaming bool              // between a hello-ack and the end's answer
@@ -59,6 +58,7 @@ func (s *session) run(ctx context.Context) error {
 	unwatch := context.AfterFunc(ctx, func() { s.conn.Abort() })
 	defer unwatch()
 
+	s.conn.SetWritePatience(s.patience()) // an error shows in the write
 	listening := make(chan struct{})
 	go func() {
 		defer close(listening)
@@ -141,6 +141,7 @@ func (s *session) hello(ctx context.Context, hello wire.Hello) error {
 	}
 	select {
 	case ack := <-s.answer:
+		s.conn.SetWritePatience(s.patience()) // as the relay wants it
 		s.greeted(hello, ack)
 		return nil
 	case <-ctx.Done():
@@ -236,7 +237,6 @@ func (s *session) report(ep *epoch) {
 }
 
 func (s *session) write(frame []byte) error {
-	s.arm()
 	if _, err := s.conn.Write(frame); err != nil {
 		return s.explain("send to relay", err)
 	}
@@ -244,28 +244,30 @@ func (s *session) write(frame []byte) error {
 }
 
 func (s *session) flush() error {
-	s.arm()
 	if err := s.conn.Flush(); err != nil {
 		return s.explain("send to relay", err)
 	}
 	return nil
 }
 
-// arm sets the deadline for writing, anew only when a second has passed.
-func (s *session) arm() {
-	if by := time.Now().Add(s.patience()); by.Sub(s.writeBy) > time.Second {
-		s.writeBy = by
-		s.conn.SetWriteDeadline(by) // an error shows in the write
+// Read hears the relay for as long as anything comes from it.
+func (s *session) Read(p []byte) (int, error) {
+	for {
+		arrived := s.conn.Arrived()
+		s.conn.SetReadDeadline(time.Now().Add(s.patience())) // an error shows in the read
+		n, err := s.conn.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || s.conn.Arrived() == arrived {
+			return n, err
+		}
 	}
 }
 
 // listen reads what the relay says. It returns nil when that was the answer
 // to the last end there is.
 func (s *session) listen() error {
-	r := bufio.NewReaderSize(s.conn, wire.FrameHeaderLen+wire.MaxControlLen)
+	r := bufio.NewReaderSize(s, wire.FrameHeaderLen+wire.MaxControlLen)
 	var header [wire.FrameHeaderLen]byte
 	for {
-		s.conn.SetReadDeadline(time.Now().Add(s.patience())) // an error shows in the read
 		h, err := wire.ReadHeader(r, &header)
 		if err != nil {
 			return s.explain("hear from relay", err)

@@ -77,14 +77,16 @@ func (s *source) wait() {
 	s.due = s.due.Add(s.pace)
 }
 
-func (s *source) Write(p []byte) (int, error)      { return len(p), nil }
-func (s *source) Flush() error                     { return nil }
-func (s *source) Close() error                     { return nil }
-func (s *source) SetReadDeadline(time.Time) error  { return nil }
-func (s *source) SetWriteDeadline(time.Time) error { return nil }
-func (s *source) BeforeWait(f func())              { s.waiting = f }
-func (s *source) Network() string                  { return "tls" }
-func (s *source) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+func (s *source) Write(p []byte) (int, error)          { return len(p), nil }
+func (s *source) Flush() error                         { return nil }
+func (s *source) Close() error                         { return nil }
+func (s *source) SetReadDeadline(time.Time) error      { return nil }
+func (s *source) SetWriteDeadline(time.Time) error     { return nil }
+func (s *source) SetWritePatience(time.Duration) error { return nil }
+func (s *source) Arrived() uint64                      { return 0 }
+func (s *source) BeforeWait(f func())                  { s.waiting = f }
+func (s *source) Network() string                      { return "tls" }
+func (s *source) RemoteAddr() net.Addr                 { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
 func (s *source) TLS() tls.ConnectionState {
 	return tls.ConnectionState{}
 }

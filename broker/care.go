@@ -99,7 +99,7 @@ func (s *session) awaitDisk(h *history) error {
 		now, holder := time.Now(), s.overdrawn(h)
 		switch {
 		case h.pending() <= s.mostPending() && holder == nil:
-			s.fresh = true // we have not listened
+			s.heard = time.Now() // we have not listened
 			return nil
 		case s.stop.Load() != 0:
 			return errStopped

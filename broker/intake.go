@@ -66,7 +66,7 @@ type session struct {
 	seen    wire.PacketNumber // what the agent has sent in this conversation; no ack may exceed it
 	spoke   time.Time         // when we wrote last
 	heard   time.Time         // when something arrived last, as far as we looked
-	fresh   bool              // something arrived since
+	arrived uint64            // bytes, when we looked
 	held    time.Time         // since when blocking readers hold the stream; zero: they do not
 
 	head    [wire.FrameHeaderLen]byte
@@ -136,7 +136,8 @@ func (s *session) farewell(err error) {
 		s.out = wire.AppendAck(s.out, wire.Ack{Next: s.acked})
 	}
 	s.out = wire.AppendRefusal(s.out, refusal)
-	if err := s.write(farewell); err != nil {
+	_ = s.conn.SetWriteDeadline(time.Now().Add(farewell)) // an error shows in the write
+	if err := s.send(); err != nil {
 		s.log.Debug("tell agent of its refusal", "error", err)
 	}
 }
@@ -228,7 +229,7 @@ func (s *session) greet(payload []byte) error {
 		Idle:     uint32(wire.Idle.Milliseconds()),
 	})
 	s.out = s.announce(s.out)
-	return s.write(wire.Idle)
+	return s.write()
 }
 
 // place says what a run of packet numbers is to the position.
@@ -396,7 +397,7 @@ func (s *session) conclude(now time.Time) error {
 	if s.settle(); s.owed.IsZero() {
 		s.state = resting
 		s.out = wire.AppendAck(s.out[:0], wire.Ack{Next: s.position, Ended: true})
-		return s.write(wire.Idle)
+		return s.write()
 	}
 	if now.Sub(s.spoke) >= wire.SignOfLife {
 		return s.sign()

@@ -15,6 +15,7 @@ import (
 
 	"poip/auth"
 	"poip/internal/pcap"
+	"poip/internal/poiptest"
 	"poip/internal/transport"
 	"poip/internal/wire"
 )
@@ -260,9 +261,14 @@ type ending struct {
 // pipeSession runs a session on a pipe.
 func pipeSession(t *testing.T) (*agent, *session, chan ending) {
 	near, far := net.Pipe()
+	s, ended := sessionOn(newLink(far))
+	return &agent{t: t, conn: near, r: bufio.NewReader(near)}, s, ended
+}
+
+func sessionOn(conn transport.Conn) (*session, chan ending) {
 	st := &stream{name: auth.StreamName{Sensor: "s", Capture: "c"}, log: slog.New(slog.DiscardHandler)}
 	s := &session{
-		conn: newLink(far), log: slog.New(slog.DiscardHandler), window: 1 << 20, done: make(chan struct{}),
+		conn: conn, log: slog.New(slog.DiscardHandler), window: 1 << 20, done: make(chan struct{}),
 		begin: func(_ *session, h wire.Hello) (*stream, *ring, *epoch, error) {
 			e, _, _ := st.resume(h, "", "")
 			return st, newRing(h.LinkType, leastMemory, new(atomic.Uint64)), e, nil
@@ -272,10 +278,74 @@ func pipeSession(t *testing.T) (*agent, *session, chan ending) {
 	ended := make(chan ending, 1)
 	go func() {
 		err := s.run()
-		far.Close()
+		conn.Close()
 		ended <- ending{err, time.Now()}
 	}()
-	return &agent{t: t, conn: near, r: bufio.NewReader(near)}, s, ended
+	return s, ended
+}
+
+// sealedLink is a link with TLS.
+type sealedLink struct {
+	link
+	tls *tls.Conn
+}
+
+func (l sealedLink) Read(p []byte) (int, error)  { return l.tls.Read(p) }
+func (l sealedLink) Write(p []byte) (int, error) { return l.tls.Write(p) }
+
+// slowly is a connection that sends 100 bytes in so much time.
+type slowly struct {
+	net.Conn
+	pause *time.Duration
+}
+
+func (s slowly) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		time.Sleep(*s.pause)
+		var m int
+		m, err = s.Conn.Write(p[n:min(len(p), n+100)])
+		n += m
+	}
+	return n, err
+}
+
+// While a record of TLS is on its way for longer than may pass in silence, the
+// relay neither takes the agent for dead nor falls silent itself. Fails when
+// only what Read returns counts as heard.
+func TestASlowRecordIsNoSilence(t *testing.T) {
+	ca := poiptest.NewCA(t)
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		pause := time.Duration(0)
+		theirs := tls.Client(slowly{near, &pause}, &tls.Config{InsecureSkipVerify: true})
+		ours := link{transport.NewCork(far, transport.GatherSize)}
+		secured := tls.Server(ours, ca.AnalystTLS())
+		go theirs.Handshake() // an error shows in the other's
+		if err := secured.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		_, ended := sessionOn(sealedLink{ours, secured})
+		a := &agent{t: t, conn: theirs, r: bufio.NewReader(theirs)}
+		a.hello("s/c")
+		pause = 200 * time.Millisecond // 500 bytes a second
+		begin := time.Now()
+		go theirs.Write(batchOf(0, strings.Repeat("x", 30_000)))
+		for signs := 0; ; signs++ {
+			a.conn.SetReadDeadline(time.Now().Add(wire.SignOfLife + time.Second))
+			h, payload, err := a.tryReceive()
+			if err != nil || h.Type != wire.TypeAck {
+				t.Fatalf("after %s: %v, %v", time.Since(begin), h, err)
+			}
+			if ack, _ := wire.ParseAck(payload); ack.Next == 1 {
+				if signs < 10 {
+					t.Errorf("%d signs of life in %s", signs, time.Since(begin))
+				}
+				break
+			}
+		}
+		near.Close()
+		<-ended
+	})
 }
 
 func TestTimers(t *testing.T) {

@@ -19,7 +19,6 @@ func (s *session) Read(p []byte) (int, error) {
 	for {
 		n, err := s.conn.Read(p)
 		if n > 0 {
-			s.fresh = true
 			return n, nil
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -41,11 +40,11 @@ func (s *session) beforeWait() {
 	s.arm()
 }
 
-// listen notes when something arrived last. It is asked seldom, so that
-// reading costs no look at the clock.
+// listen notes when something arrived last, be it a part of what a Read waits
+// for. It is asked seldom, so that reading costs no look at the clock.
 func (s *session) listen() {
-	if s.fresh {
-		s.heard, s.fresh = time.Now(), false
+	if n := s.conn.Arrived(); n != s.arrived {
+		s.heard, s.arrived = time.Now(), n
 	}
 }
 
@@ -152,7 +151,7 @@ func (s *session) ack() error {
 // sign repeats the last ack.
 func (s *session) sign() error {
 	s.out = s.announce(wire.AppendAck(s.out[:0], wire.Ack{Next: s.acked}))
-	return s.write(wire.Idle)
+	return s.write()
 }
 
 // checkHold looks whether a stream that is held may go on, and whether who
@@ -209,15 +208,17 @@ func (s *session) makeWay() error {
 	}
 }
 
-// write sends what is in out.
-func (s *session) write(limit time.Duration) error {
+// write sends what is in out, for as long as the agent takes any of it.
+func (s *session) write() error {
 	s.spoke = time.Now()
-	if err := s.conn.SetWriteDeadline(s.spoke.Add(limit)); err != nil {
-		return fmt.Errorf("answer agent: %w", err)
-	}
+	_ = s.conn.SetWritePatience(wire.Idle) // an error shows in the write
 	if s.stop.Load() != 0 {
 		_ = s.conn.SetWriteDeadline(s.spoke.Add(farewell)) // what interrupt did, in case ours came after it
 	}
+	return s.send()
+}
+
+func (s *session) send() error {
 	if _, err := s.conn.Write(s.out); err != nil {
 		return fmt.Errorf("answer agent: %w", err)
 	}

@@ -39,6 +39,7 @@ type Cork struct {
 	// Owned by the goroutine that reads.
 	ahead      *[readAhead]byte // nil while empty
 	begin, end int              // of what ahead holds
+	arrived    uint64           // bytes
 	patient    bool             // tryRead shall wait for bytes
 	again      bool             // it found none, and was not patient
 	readErr    error            // out of tryRead
@@ -49,6 +50,8 @@ type Cork struct {
 
 	// size is how much is gathered. Set once before use.
 	size int
+
+	patience patience // with the socket
 
 	mu       sync.Mutex
 	mode     mode    // guarded by mu
@@ -75,6 +78,7 @@ const (
 // can hold here. 64 KiB and GatherSize are kept in pools.
 func NewCork(conn net.Conn, size int) *Cork {
 	c := &Cork{conn: conn, raw: rawConn(conn), size: size}
+	c.patience.out, c.patience.queued = conn, c.queued
 	c.readable, c.writable, c.ready = c.tryRead, c.tryWrite, isWritable
 	return c
 }
@@ -121,11 +125,19 @@ func (c *Cork) Abort() error {
 	return c.conn.Close()
 }
 
-func (c *Cork) LocalAddr() net.Addr                { return c.conn.LocalAddr() }
-func (c *Cork) RemoteAddr() net.Addr               { return c.conn.RemoteAddr() }
-func (c *Cork) SetDeadline(t time.Time) error      { return c.conn.SetDeadline(t) }
-func (c *Cork) SetReadDeadline(t time.Time) error  { return c.conn.SetReadDeadline(t) }
-func (c *Cork) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
+// SetWritePatience is that of Conn.
+func (c *Cork) SetWritePatience(d time.Duration) error { return c.patience.set(d) }
+
+// Arrived is that of Conn.
+func (c *Cork) Arrived() uint64 { return c.arrived }
+
+func (c *Cork) LocalAddr() net.Addr               { return c.conn.LocalAddr() }
+func (c *Cork) RemoteAddr() net.Addr              { return c.conn.RemoteAddr() }
+func (c *Cork) SetDeadline(t time.Time) error     { return c.patience.end(c.conn.SetDeadline, t) }
+func (c *Cork) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+func (c *Cork) SetWriteDeadline(t time.Time) error {
+	return c.patience.end(c.conn.SetWriteDeadline, t)
+}
 
 func (c *Cork) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}

@@ -5,6 +5,7 @@ package transport_test
 import (
 	"io"
 	"testing"
+	"time"
 
 	"poip/internal/transport"
 )
@@ -14,6 +15,7 @@ import (
 func TestCorkAllocatesNothing(t *testing.T) {
 	a, b := tcpPair(t)
 	out, in := transport.NewCork(a, 64<<10), transport.NewCork(b, 64<<10)
+	must(t, out.SetWritePatience(20*time.Second))
 	p, q := noise(1000), make([]byte, 1000)
 	for what, f := range map[string]func(){
 		"TryWrite and Read": func() {

@@ -6,7 +6,9 @@ import "io"
 func (c *Cork) Read(p []byte) (int, error) {
 	if c.raw == nil {
 		c.tell()
-		return c.conn.Read(p)
+		n, err := c.conn.Read(p)
+		c.arrived += uint64(n)
+		return n, err
 	}
 	if c.begin == c.end {
 		if err := c.fill(); err != nil {
@@ -48,6 +50,7 @@ func (c *Cork) tryRead(fd uintptr) bool {
 	}
 	c.begin = 0
 	c.end, c.again, c.readErr = readFD(fd, c.ahead[:])
+	c.arrived += uint64(c.end)
 	if c.end == 0 {
 		c.releaseAhead()
 	}

@@ -11,6 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// looks is how often a patience looks for progress before it is at its end.
+const looks = 3
+
+// send writes all of p, for as long as the patience lasts.
+func (c *Cork) send(p []byte) (int, error) { return c.patience.write(p) }
+
+// queued is how many bytes the kernel holds that the peer has not acknowledged. A
+// socket that is full takes more only when much of that has gone, which on a
+// slow link may be minutes later.
+func (c *Cork) queued() int {
+	n := 0
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) })
+	}
+	return n
+}
+
 // rawConn gives access to the descriptor beneath conn, or nil.
 func rawConn(conn net.Conn) syscall.RawConn {
 	if sc, ok := conn.(syscall.Conn); ok {

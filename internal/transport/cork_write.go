@@ -8,7 +8,7 @@ func (c *Cork) Write(p []byte) (int, error) {
 		return 0, c.err
 	}
 	if c.mode == through && c.buf == nil {
-		n, err := c.conn.Write(p)
+		n, err := c.send(p)
 		c.err = err
 		return n, err
 	}
@@ -48,7 +48,8 @@ func (c *Cork) spill() error {
 	return err
 }
 
-// Flush sends what is gathered, and waits for that until the write deadline.
+// Flush sends what is gathered, and waits for that until the write deadline
+// or for as long as the patience lasts.
 func (c *Cork) Flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,7 +63,7 @@ func (c *Cork) flush() error {
 	if c.buf == nil {
 		return nil
 	}
-	_, err := c.conn.Write((*c.buf)[c.sent:])
+	_, err := c.send((*c.buf)[c.sent:])
 	c.releaseBuffer()
 	return err
 }

@@ -44,10 +44,13 @@ type quicConn struct {
 
 	// Owned by the goroutine that reads.
 	beforeWait func()
+	arrived    uint64 // bytes
 	ahead      []byte // what was read ahead; a part of buffer
 	buffer     []byte // made by the first short Read
 
 	quiet atomic.Bool // closing has begun: beforeWait is called no more
+
+	patience patience // with the stream
 
 	mu  sync.Mutex // held while the stream is written to: quic-go wants no Close then
 	buf *[]byte    // guarded by mu; what Write has gathered, nil while empty
@@ -59,7 +62,9 @@ type quicConn struct {
 }
 
 func newQUICConn(conn *quic.Conn, stream *quic.Stream, release func()) *quicConn {
-	return &quicConn{conn: conn, stream: stream, release: release}
+	c := &quicConn{conn: conn, stream: stream, release: release}
+	c.patience.out, c.patience.queued = stream, func() int { return 0 }
+	return c
 }
 
 // Read takes long reads straight from the stream, and reads ahead for short ones.
@@ -88,6 +93,7 @@ func (c *quicConn) Read(p []byte) (int, error) {
 // readStream holds an error back while there are bytes; the stream says it again.
 func (c *quicConn) readStream(p []byte) (int, error) {
 	n, err := c.stream.Read(p)
+	c.arrived += uint64(n)
 	if n > 0 {
 		return n, nil
 	}
@@ -124,7 +130,7 @@ func (c *quicConn) put(p []byte) int {
 }
 
 func (c *quicConn) send(p []byte) {
-	if _, err := c.stream.Write(p); err != nil {
+	if _, err := c.patience.write(p); err != nil {
 		c.err = explainPeer(err)
 	}
 }
@@ -158,7 +164,7 @@ func (c *quicConn) Close() error {
 func (c *quicConn) shut() error {
 	defer c.released.Do(c.release)
 	c.quiet.Store(true)
-	c.stream.SetWriteDeadline(time.Now().Add(lingerTime)) // frees whoever waits in Flush, too
+	c.SetWriteDeadline(time.Now().Add(lingerTime)) // frees whoever waits in Flush, too
 	if err := c.finish(); err != nil {
 		c.cancel()
 		return err
@@ -192,13 +198,17 @@ func (c *quicConn) Abort() error {
 	return nil
 }
 
-func (c *quicConn) SetReadDeadline(t time.Time) error  { return c.stream.SetReadDeadline(t) }
-func (c *quicConn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
-func (c *quicConn) LocalAddr() net.Addr                { return c.conn.LocalAddr() }
-func (c *quicConn) RemoteAddr() net.Addr               { return c.conn.RemoteAddr() }
-func (c *quicConn) TLS() tls.ConnectionState           { return c.conn.ConnectionState().TLS }
-func (c *quicConn) Network() string                    { return "quic" }
-func (c *quicConn) BeforeWait(f func())                { c.beforeWait = f }
+func (c *quicConn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }
+func (c *quicConn) SetWriteDeadline(t time.Time) error {
+	return c.patience.end(c.stream.SetWriteDeadline, t)
+}
+func (c *quicConn) SetWritePatience(d time.Duration) error { return c.patience.set(d) }
+func (c *quicConn) Arrived() uint64                        { return c.arrived }
+func (c *quicConn) LocalAddr() net.Addr                    { return c.conn.LocalAddr() }
+func (c *quicConn) RemoteAddr() net.Addr                   { return c.conn.RemoteAddr() }
+func (c *quicConn) TLS() tls.ConnectionState               { return c.conn.ConnectionState().TLS }
+func (c *quicConn) Network() string                        { return "quic" }
+func (c *quicConn) BeforeWait(f func())                    { c.beforeWait = f }
 
 // Congestion is what quic-go has, without a choice.
 func (c *quicConn) Congestion() string { return "reno" }

@@ -80,9 +80,13 @@ func (c *tlsConn) Abort() error {
 
 func (c *tlsConn) SetReadDeadline(t time.Time) error  { return c.cork.SetReadDeadline(t) }
 func (c *tlsConn) SetWriteDeadline(t time.Time) error { return c.cork.SetWriteDeadline(t) }
-func (c *tlsConn) LocalAddr() net.Addr                { return c.cork.LocalAddr() }
-func (c *tlsConn) RemoteAddr() net.Addr               { return c.cork.RemoteAddr() }
-func (c *tlsConn) TLS() tls.ConnectionState           { return c.tls.ConnectionState() }
-func (c *tlsConn) Network() string                    { return "tls" }
-func (c *tlsConn) Congestion() string                 { return c.congestion }
-func (c *tlsConn) BeforeWait(f func())                { c.cork.BeforeWait(f) }
+func (c *tlsConn) SetWritePatience(d time.Duration) error {
+	return c.cork.SetWritePatience(d)
+}
+func (c *tlsConn) Arrived() uint64          { return c.cork.Arrived() }
+func (c *tlsConn) LocalAddr() net.Addr      { return c.cork.LocalAddr() }
+func (c *tlsConn) RemoteAddr() net.Addr     { return c.cork.RemoteAddr() }
+func (c *tlsConn) TLS() tls.ConnectionState { return c.tls.ConnectionState() }
+func (c *tlsConn) Network() string          { return "tls" }
+func (c *tlsConn) Congestion() string       { return c.congestion }
+func (c *tlsConn) BeforeWait(f func())      { c.cork.BeforeWait(f) }

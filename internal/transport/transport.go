@@ -56,6 +56,18 @@ type Conn interface {
 
 	SetReadDeadline(t time.Time) error
 	SetWriteDeadline(t time.Time) error
+
+	// SetWritePatience has a Write or Flush fail, with os.ErrDeadlineExceeded,
+	// when nothing could be written for so long, however long it takes as a
+	// whole. It takes the place of the write deadline, and any that is set later
+	// takes its place. The goroutine that writes calls it.
+	SetWritePatience(d time.Duration) error
+
+	// Arrived is how many bytes have come from the peer. It may grow although
+	// Read returns none: TLS waits for a whole record. It is for the goroutine
+	// that reads.
+	Arrived() uint64
+
 	LocalAddr() net.Addr
 	RemoteAddr() net.Addr
 
