@@ -210,8 +210,12 @@ func (a *Agent) captures() ([]*capturing, error) {
 		if err != nil {
 			return nil, fmt.Errorf("capture %s: %w", cfg.Name, err)
 		}
+		condition := &condition{status: CaptureStatus{Name: cfg.Name, State: CaptureWaiting}}
+		if i, ok := source.(*capture.Interface); ok {
+			i.Presence = condition.presence
+		}
 		all = append(all, &capturing{
-			condition: &condition{status: CaptureStatus{Name: cfg.Name, State: CaptureWaiting}},
+			condition: condition,
 			config:    cfg, source: source, stream: a.newStream, agent: a.version,
 			memory: newMemory(cfg.memory(int64(a.config.Memory))), streams: map[string]*stream{},
 			log: a.log.With("capture", cfg.Name),

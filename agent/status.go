@@ -125,6 +125,15 @@ func (c *condition) set(state CaptureState, trouble error) {
 	}
 }
 
+// presence takes whether a capture's interface is there.
+func (c *condition) presence(here bool) {
+	if here {
+		c.set(CaptureRunning, nil)
+	} else {
+		c.set(CaptureWaiting, nil)
+	}
+}
+
 func (c *condition) get() CaptureStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -55,6 +55,11 @@ type Interface struct {
 	Exclude     *Exclusions // the agent's own traffic; may be nil
 	Log         *slog.Logger
 
+	// Presence, if set, is told whether the interface is there and up: when Run
+	// waits for it, and when it has come. Run's goroutine calls it, maybe with
+	// nothing new.
+	Presence func(here bool)
+
 	ahead *preparation // what Prepare has made, or nil; owned by Prepare, then by Run
 }
 

@@ -35,7 +35,7 @@ func (i *Interface) Run(ctx context.Context, open func(Info) Sink) error {
 		return err
 	}
 	defer waker.release()
-	n := &presence{log: i.Log.With("interface", i.Name)}
+	n := &presence{log: i.Log.With("interface", i.Name), tell: i.Presence}
 	l, err := n.await(ctx, watch, waker)
 	if err != nil {
 		return err

@@ -13,8 +13,9 @@ import (
 // changes.
 type presence struct {
 	log     *slog.Logger
-	missing bool   // absent or down
-	said    string // last
+	tell    func(here bool) // may be nil
+	missing bool            // absent or down
+	said    string          // last
 }
 
 // await waits until the interface is there, up or down.
@@ -40,6 +41,9 @@ func (p *presence) await(ctx context.Context, watch *linkWatch, waker *waker) (l
 func (p *presence) note(l link, err error) {
 	was := p.missing
 	p.missing = err != nil || !l.up
+	if p.tell != nil {
+		p.tell(!p.missing)
+	}
 	switch {
 	case err != nil:
 		p.say("the interface does not exist; the capture waits for it (poip-agent interfaces lists those that do)")
