@@ -7,8 +7,8 @@ import (
 	"poip/internal/wire"
 )
 
-// batchSize is what a batch frame grows to, in bytes. Larger ones win nothing
-// (docs/PERFORMANCE.md), and four fill a segment of the relay's ring.
+// batchSize is what a batch frame grows to, in bytes: four fill a segment of the
+// relay's ring.
 const batchSize = 64 << 10
 
 // bufferSizes are the capacities in which frames are held. A frame that was
