@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -153,9 +154,10 @@ func resident(t *testing.T, p *process) int {
 
 // A sensor that is let in says that 4 GiB follow. Nobody waits for them or makes
 // room: it is refused in words, and memory grows by less than 2 MiB, once it has
-// been through that some times: streams and buffers stay. What was allocated is
-// looked at as well, for memory that nobody has touched is not resident. Take the
-// lengths' bounds out of wire.ReadHeader and it fails.
+// been through that some times: streams and buffers stay, and a heap may grow to
+// what it will be in any one round, but not in each. What was allocated is looked
+// at as well, for memory that nobody has touched is not resident. Take the lengths'
+// bounds out of wire.ReadHeader and it fails.
 func TestOversizedFramesAreRefused(t *testing.T) {
 	overBoth(t, func(t *testing.T, scheme string) {
 		w := newWorld(t, "branch-7")
@@ -169,13 +171,17 @@ func TestOversizedFramesAreRefused(t *testing.T) {
 			round()
 		}
 		const allocated = "go_memstats_alloc_bytes_total"
-		before, allocatedBefore := resident(t, r.process), r.metric(allocated)
-		round()
-		if grown := resident(t, r.process) - before; grown > 2<<20 {
-			t.Errorf("the relay has grown by %d KiB", grown>>10)
+		grown := math.MaxInt
+		for range 4 {
+			before, allocatedBefore := resident(t, r.process), r.metric(allocated)
+			round()
+			grown = min(grown, resident(t, r.process)-before)
+			if more := r.metric(allocated) - allocatedBefore; more > 8<<20 {
+				t.Errorf("six frames have allocated %.0f KiB", more/1024)
+			}
 		}
-		if more := r.metric(allocated) - allocatedBefore; more > 8<<20 {
-			t.Errorf("six frames have allocated %.0f KiB", more/1024)
+		if grown > 2<<20 {
+			t.Errorf("the relay grows by %d KiB each time", grown>>10)
 		}
 		harmless(t, r.process)
 	})
