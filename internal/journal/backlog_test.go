@@ -40,7 +40,7 @@ func TestQuietStreamsTakeLittleMemory(t *testing.T) {
 	if err := j.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	if n := j.held(); n < 4*chunkLen {
+	if n := j.held(); n < chunkLen { // the disk may have confirmed much of it before the last came
 		t.Errorf("%d bytes are kept after a burst of %d; want enough for another", n, 80*100<<10)
 	}
 	for range 1100 {
