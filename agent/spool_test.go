@@ -62,6 +62,16 @@ func (s *sensor) run(capture func(capture.Sink, context.CancelFunc)) *Agent {
 	return a
 }
 
+// leave has an agent run that finds no relay, and leaves so many packets in its spool.
+func (s *sensor) leave(n int) {
+	s.down.Store(true)
+	s.run(func(sink capture.Sink, stop context.CancelFunc) {
+		paced(sink, 0, n)
+		stop()
+	})
+	s.down.Store(false)
+}
+
 func sinkOf(run func(capture.Sink, context.CancelFunc), stop context.CancelFunc) func(capture.Sink) {
 	return func(sink capture.Sink) { run(sink, stop) }
 }
@@ -297,12 +307,7 @@ func TestStoppedAndStartedAgain(t *testing.T) {
 func TestASessionLastsWhileNothingFollows(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		s := newSensor(t, relay)
-		s.down.Store(true)
-		s.run(func(sink capture.Sink, stop context.CancelFunc) {
-			paced(sink, 0, 100)
-			stop()
-		})
-		s.down.Store(false)
+		s.leave(100)
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		a := s.agent(nil)
@@ -621,12 +626,7 @@ func TestDamageAfterACrash(t *testing.T) {
 func TestACaptureThatIsNoMoreLeavesNothingBehind(t *testing.T) {
 	world(t, func(t *testing.T, relay *fakeRelay) {
 		s := newSensor(t, relay)
-		s.down.Store(true)
-		s.run(func(sink capture.Sink, stop context.CancelFunc) {
-			paced(sink, 0, 1000)
-			stop()
-		})
-		s.down.Store(false)
+		s.leave(1000)
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 		defer stop()
 		a := s.agent(func(capture.Sink) {})

@@ -51,15 +51,16 @@ const maxLeftOut = 4096
 // and back leaves one each time, and who takes nothing drops none.
 const maxOutdated = 1024
 
+// all are the cursors, adopted or not; for holders of mu.
+func (s *subscriber) all() []*cursor { return slices.Concat(s.cursors, s.arriving) }
+
 // outdated counts the rings that get nothing any more.
 func (s *subscriber) outdated() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, cursors := range [][]*cursor{s.cursors, s.arriving} {
-		for _, c := range cursors {
-			if c.ring.replaced.Load() {
-				n++
-			}
+	for _, c := range s.all() {
+		if c.ring.replaced.Load() {
+			n++
 		}
 	}
 	return n
@@ -81,7 +82,7 @@ func (s *subscriber) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	offered := s.shed
-	for _, c := range append(s.cursors, s.arriving...) {
+	for _, c := range s.all() {
 		c.ring.readers.remove(s)
 		c.ring.detach(c)
 		offered += c.offered()
@@ -110,10 +111,8 @@ func (s *subscriber) offered() (all, others uint64) {
 	defer s.mu.Unlock()
 	others = s.others()
 	all = s.shed + others
-	for _, cursors := range [][]*cursor{s.cursors, s.arriving} {
-		for _, c := range cursors {
-			all += c.offered()
-		}
+	for _, c := range s.all() {
+		all += c.offered()
 	}
 	return all, others
 }

@@ -170,10 +170,7 @@ func TestABlockingReaderHoldsTheHistory(t *testing.T) {
 			go func() {
 				defer close(sent)
 				for i := 0; i < packets; i += 40 {
-					batch := make([]string, 40)
-					for j := range batch {
-						batch[j] = payload(i + j)
-					}
+					batch := payloads(i, 40)
 					if i >= 600 {
 						a.acked(wire.PacketNumber(i - 600)) // an agent that keeps to its window
 					}
@@ -259,11 +256,7 @@ func TestHistoriesAreMergedInOrderOfArrival(t *testing.T) {
 	early := w.either("p", false)
 	for i := 0; i < packets; i += 40 {
 		a := agents[i/40*7%3]
-		batch := make([]string, 40)
-		for j := range batch {
-			batch[j] = payload(i + j)
-		}
-		a.packets(batch...)
+		a.packets(payloads(i, 40)...)
 		w.eventually("it to arrive", func() bool { return w.streamStatus(a.name).Position == uint64(a.next) })
 	}
 	late, cut := w.either("p", false), w.either("cut", false)
@@ -392,11 +385,7 @@ func TestAReaderWaitsForAFullDiskWithoutAFile(t *testing.T) {
 	d.set(func() { d.write = func(int) error { return syscall.ENOSPC } })
 	const packets = 4000 // 5.6 MB: more than the ring holds, less than the window
 	for i := 40; i < packets; i += 40 {
-		batch := make([]string, 40)
-		for j := range batch {
-			batch[j] = payload(i + j)
-		}
-		a.packets(batch...)
+		a.packets(payloads(i, 40)...)
 	}
 	w.eventually("all to arrive", func() bool { return w.streamStatus("s/c").Position == packets })
 	r := w.either("o", false)

@@ -19,15 +19,19 @@ import (
 // payload is one that tells its number, of 1400 bytes.
 func payload(n int) string { return fmt.Sprintf("%08d", n) + strings.Repeat("x", 1392) }
 
+// payloads are those of packets from number i on.
+func payloads(i, packets int) (out []string) {
+	for n := range packets {
+		out = append(out, payload(i+n))
+	}
+	return out
+}
+
 // flood sends packets in batches of 40, from number from on.
 func (a *agent) flood(from, packets int) {
 	a.t.Helper()
 	for i := from; i < from+packets; i += 40 {
-		batch := make([]string, 40)
-		for j := range batch {
-			batch[j] = payload(i + j)
-		}
-		a.packets(batch...)
+		a.packets(payloads(i, 40)...)
 		if i%(40*100) == 0 {
 			a.acked(a.next) // stay within the window
 		}
@@ -156,10 +160,7 @@ func TestABlockingReaderHoldsTheStream(t *testing.T) {
 	go func() {
 		defer close(sent)
 		for i := 0; i < packets; i += 40 {
-			batch := make([]string, 40)
-			for j := range batch {
-				batch[j] = payload(i + j)
-			}
+			batch := payloads(i, 40)
 			if int(a.next)*1416 > 900<<10 {
 				a.acked(a.next - 600) // an agent that keeps to its window
 			}
