@@ -107,7 +107,7 @@ func (b *backlog) memory(end int64) []byte {
 		b.spare = b.spare[:n-1]
 		return m
 	}
-	return aligned(chunkLen)
+	return newChunk()
 }
 
 // wanted is the position of the first byte that is.
@@ -162,22 +162,47 @@ func (b *backlog) forget(p *place) {
 	wanted := b.wanted()
 	done := 0
 	for ; done < len(b.chunks) && b.chunks[done].end() <= wanted; done++ {
-		if m := b.chunks[done].memory; len(m) == chunkLen && len(b.spare) < mostSpare {
-			b.spare = append(b.spare, m)
-		}
+		b.put(b.chunks[done].memory)
 	}
 	b.chunks = slices.Delete(b.chunks, 0, done)
 	if wanted-before < smallChunkLen {
-		b.spare = nil
+		b.free()
 	}
 }
 
-// rest gives the memory of an empty backlog back.
+// put takes memory that is not wanted any more.
+func (b *backlog) put(m []byte) {
+	switch {
+	case len(m) != chunkLen: // the garbage collector's
+	case len(b.spare) < mostSpare:
+		b.spare = append(b.spare, m)
+	default:
+		freeChunk(m)
+	}
+}
+
+// free gives back what is kept for what will come.
+func (b *backlog) free() {
+	for _, m := range b.spare {
+		freeChunk(m)
+	}
+	b.spare = nil
+}
+
+// rest gives all memory of an empty backlog back.
 func (b *backlog) rest() {
 	if b.first == len(b.items) {
-		b.items, b.first = nil, 0
-		b.chunks, b.spare = nil, nil
+		b.drop()
 	}
+}
+
+// drop gives all memory back.
+func (b *backlog) drop() {
+	for _, c := range b.chunks {
+		b.put(c.memory)
+	}
+	b.free()
+	b.items, b.first, b.chunks = nil, 0, nil
 }
 
 // Begin says that what follows belongs to e, from packet number first on. It
@@ -261,7 +286,8 @@ func (j *Journal) Gap(g wire.Gap, arrival int64) {
 	}})
 }
 
-// End says that the epoch is over, and with final that its stream is.
+// End says that the epoch is over, and with final that its stream is: then
+// nothing comes that could share a sync with it, and it does not wait for one.
 func (j *Journal) End(final bool, arrival int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -269,8 +295,12 @@ func (j *Journal) End(final bool, arrival int64) {
 	e := entry{kind: End, first: j.tip.next, arrival: arrival, ordinal: j.tip.ordinal}
 	if final {
 		e.flags = flagFinal
+		j.urgent = true
 	}
 	j.push(item{at: j.backlog.end, entry: e})
+	if final {
+		j.signal()
+	}
 }
 
 // push appends an item and wakes the committer, if it does not know that there

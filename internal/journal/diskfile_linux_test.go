@@ -254,3 +254,47 @@ func TestWhatWasReservedBehindASealComesBack(t *testing.T) {
 		wholeFrom(t, j, 0, next)
 	})
 }
+
+// TestMemoryIsGivenBack: that of a burst, to the kernel, when little follows and
+// when the journal is closed.
+func TestMemoryIsGivenBack(t *testing.T) {
+	gone := func(chunks [][]byte) bool {
+		for _, m := range chunks {
+			if unix.Msync(m, unix.MS_ASYNC) == nil {
+				return false
+			}
+		}
+		return len(chunks) > 0
+	}
+	for _, closed := range []bool{false, true} {
+		d := newDisk()
+		j := openModel(t, d, Options{Delay: time.Hour, Batch: 1 << 30})
+		j.Begin(testEpoch(1), 0)
+		next := appendLong(j, 0, 80, 100<<10)
+		var chunks [][]byte
+		j.mu.Lock()
+		for _, c := range j.backlog.chunks {
+			if len(c.memory) == chunkLen {
+				chunks = append(chunks, c.memory)
+			}
+		}
+		j.mu.Unlock()
+		if gone(chunks) {
+			t.Fatal("what waits has no memory")
+		}
+		for !closed && !gone(chunks) {
+			if next = appendLong(j, next, 1, 1000); next > 10000 {
+				t.Fatal("memory of a burst is kept for a trickle")
+			}
+			if err := j.Sync(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !gone(chunks) {
+			t.Error("memory is kept after Close")
+		}
+	}
+}

@@ -24,3 +24,7 @@ func hasRoomBehind(fs.FileInfo) bool { return false }
 func setDirect(*os.File, bool) error { return errors.ErrUnsupported }
 
 func isUnsupported(err error) bool { return errors.Is(err, errors.ErrUnsupported) }
+
+func newChunk() []byte { return aligned(chunkLen) }
+
+func freeChunk([]byte) {}

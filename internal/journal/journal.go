@@ -310,6 +310,11 @@ func (j *Journal) end() {
 	j.mu.Unlock()
 	<-j.done
 	j.menders.Wait()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.filling {
+		j.backlog.drop()
+	}
 }
 
 // signal wakes the committer.

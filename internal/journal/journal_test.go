@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -102,5 +103,18 @@ func TestADiscardedJournalLeavesWhatIsInQuarantine(t *testing.T) {
 	}
 	if _, err := os.Stat(kept); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTheEndOfAStreamDoesNotWait for others to share its sync.
+func TestTheEndOfAStreamDoesNotWait(t *testing.T) {
+	j := openModel(t, newDisk(), Options{Delay: time.Hour})
+	defer j.Close()
+	j.Begin(testEpoch(1), 0)
+	next := appendLong(j, 0, 3, 1000)
+	j.End(true, 1)
+	within(t, "the end is durable", func() bool { return j.Durable().Entries == 5 })
+	if n := j.Durable().Next; n != next {
+		t.Errorf("durable up to %d; want %d", n, next)
 	}
 }
