@@ -104,7 +104,7 @@ func (b *backlog) memory(end int64) []byte {
 	}
 	if n := len(b.spare); n > 0 {
 		m := b.spare[n-1]
-		b.spare = b.spare[:n-1]
+		b.spare[n-1], b.spare = nil, b.spare[:n-1]
 		return m
 	}
 	return newChunk()
@@ -263,6 +263,7 @@ func (j *Journal) Append(header, records []byte, arrival int64) {
 	for _, piece := range j.pieces { // nobody looks there before push
 		records = records[copy(piece, records):]
 	}
+	clear(j.pieces)
 	j.mu.Lock()
 	j.filling = false
 	j.push(it)

@@ -100,5 +100,7 @@ func newChunk() []byte {
 	return m
 }
 
-// freeChunk gives memory of newChunk back: nobody may look there any more.
+// freeChunk gives memory of newChunk back. Nobody may look there any more, nor
+// keep a slice of it: the collector would follow that into memory which may be
+// its own by then, and takes a bad pointer for a reason to end the program.
 func freeChunk(m []byte) { _ = unix.Munmap(m) } // it knows memory that is not its own

@@ -147,6 +147,7 @@ func (c *committer) append(items []item) error {
 func (c *committer) writePackets(items []item, at int64) error {
 	last := &c.stored[len(items)-1]
 	c.stage.open(c.packets, at, last.end()-at)
+	defer func() { clear(c.pieces) }()
 	for len(items) > 0 {
 		n := 1
 		end := items[0].at + int64(items[0].entry.length)
