@@ -189,15 +189,8 @@ func (b *backlog) free() {
 	b.spare = nil
 }
 
-// rest gives all memory of an empty backlog back.
+// rest gives all memory back: nobody wants what is there.
 func (b *backlog) rest() {
-	if b.first == len(b.items) {
-		b.drop()
-	}
-}
-
-// drop gives all memory back.
-func (b *backlog) drop() {
 	for _, c := range b.chunks {
 		b.put(c.memory)
 	}
@@ -296,12 +289,9 @@ func (j *Journal) End(final bool, arrival int64) {
 	e := entry{kind: End, first: j.tip.next, arrival: arrival, ordinal: j.tip.ordinal}
 	if final {
 		e.flags = flagFinal
-		j.urgent = true
+		j.hurry()
 	}
 	j.push(item{at: j.backlog.end, entry: e})
-	if final {
-		j.signal()
-	}
 }
 
 // push appends an item and wakes the committer, if it does not know that there

@@ -60,8 +60,8 @@ func (j *Journal) Retire() bool {
 func (j *Journal) retireTail() bool {
 	s := j.tail
 	for rounds := j.rounds; s == j.tail && j.rounds < rounds+3 && !j.closing; {
-		j.retire, j.urgent = true, true
-		j.signal()
+		j.retire = true
+		j.hurry()
 		j.moved.Wait()
 	}
 	return s != j.tail

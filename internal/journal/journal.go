@@ -269,8 +269,7 @@ func (j *Journal) Sync() error {
 		if j.rounds > rounds && j.trouble != nil {
 			return j.trouble
 		}
-		j.urgent = true
-		j.signal()
+		j.hurry()
 		j.moved.Wait()
 	}
 	return nil
@@ -313,8 +312,14 @@ func (j *Journal) end() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.filling {
-		j.backlog.drop()
+		j.backlog.rest()
 	}
+}
+
+// hurry has the committer make a round at once; for holders of mu.
+func (j *Journal) hurry() {
+	j.urgent = true
+	j.signal()
 }
 
 // signal wakes the committer.
