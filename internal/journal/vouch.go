@@ -77,19 +77,20 @@ func (x *examination) missingHeader() header {
 // takes over what it says.
 func (x *examination) readFileHeader(known bool) {
 	b := make([]byte, pcap.FileHeaderLen)
-	x.packets.ReadAt(b, 0)
+	n, _ := x.packets.ReadAt(b, 0)
+	whole := n == len(b)
 	e := &x.header.epoch
 	if !known && x.header.encrypted() && !x.header.parseEncrypted(b) && x.key != nil {
 		x.header.encryption.key = x.key.id // nothing says which it was; it will open none
 	}
-	if !known && !x.header.encrypted() {
+	if !known && !x.header.encrypted() && whole {
 		link, snaplen := pcap.LinkType(uint16(b[20])|uint16(b[21])<<8), uint32(b[16])|uint32(b[17])<<8|uint32(b[18])<<16|uint32(b[19])<<24
 		if bytes.Equal(b, pcap.AppendFileHeader(nil, link, snaplen, true)) {
 			e.LinkType, e.Snaplen = link, snaplen
 			return
 		}
 	}
-	if !bytes.Equal(b, x.header.fileHeader()) {
+	if !whole || !bytes.Equal(b, x.header.fileHeader()) {
 		x.problem("the header of the file of packets is damaged")
 		x.repack, x.missing = true, true
 	}
