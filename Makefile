@@ -69,7 +69,7 @@ fuzz: ## each fuzz target for FUZZTIME (5s)
 	grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 	  grep -ho --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2 | while read -r target; do \
 	    echo "== $$dir $$target"; \
-	    run "$$dir" "$$target" || { late && run "$$dir" "$$target"; }; \
+	    run "$$dir" "$$target" || { late && run "$$dir" "$$target"; } || exit; \
 	  done; \
 	done
 
