@@ -217,7 +217,7 @@ func (a *Agent) captures() ([]*capturing, error) {
 		all = append(all, &capturing{
 			condition: condition,
 			config:    cfg, source: source, stream: a.newStream, agent: a.version,
-			memory: newMemory(cfg.memory(int64(a.config.Memory))), streams: map[string]*stream{},
+			memory: cfg.memory(a.config.Memory), streams: map[string]*stream{},
 			log: a.log.With("capture", cfg.Name),
 		})
 	}

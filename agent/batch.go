@@ -11,7 +11,7 @@ import (
 
 // A batcher gathers the packets of one epoch into batch frames, in place:
 // room for the headers, then records as they will stand on the wire. It is
-// the capture.Sink that a Source fills, owned by the Source's goroutine. A
+// the capture.RecordSink that a Source fills, owned by the Source's goroutine. A
 // packet costs one copy; the queue is bothered once for a batch.
 type batcher struct {
 	queue *queue
@@ -52,6 +52,21 @@ func (b *batcher) Packet(sec, nsec, original uint32, data []byte) {
 	if at > b.latest {
 		b.latest = at
 	}
+}
+
+// Room implements capture.RecordSink.
+func (b *batcher) Room() []byte {
+	if len(b.frame) > batchSize/2 {
+		b.handOver()
+	}
+	return b.frame[len(b.frame):batchSize]
+}
+
+// Records implements capture.RecordSink.
+func (b *batcher) Records(run pcap.Run) {
+	b.frame = b.frame[:len(b.frame)+run.Len]
+	b.count += uint64(run.Count)
+	b.earliest, b.latest = min(b.earliest, run.Earliest), max(b.latest, run.Latest)
 }
 
 // odd brings a packet within bounds.

@@ -69,6 +69,7 @@ func classOf(n int) int {
 // memory is what the streams of one capture may hold together, in bytes.
 type memory struct {
 	limit   int64
+	ahead   int64 // the most that may wait to be sent; 0: no less than the limit
 	used    atomic.Int64
 	sent    atomic.Int64 // of these, what sent items take
 	streams atomic.Int64
@@ -83,7 +84,8 @@ func newMemory(limit int64) *memory {
 // nothing, so that no frame is too large for a small memory.
 func (m *memory) full(n int64) bool {
 	used := m.used.Load()
-	return used > 0 && used+n > m.limit
+	unsent := used - m.sent.Load()
+	return used > 0 && used+n > m.limit || m.ahead > 0 && unsent > 0 && unsent+n > m.ahead
 }
 
 // scarce says that what is to leave memory cannot wait until the disk has more
@@ -102,8 +104,21 @@ func (m *memory) share() int64 {
 
 func (m *memory) add(n int64) { m.used.Add(n) }
 
+// chargeSent counts what sent items take of it. A capture that is so far ahead that
+// it waits is woken when half of that is sent: to wake it costs more than a batch.
+func (m *memory) chargeSent(n int64) {
+	sent := m.sent.Add(n)
+	if n > 0 && m.ahead > 0 && m.used.Load()-sent <= m.ahead/2 {
+		m.signal()
+	}
+}
+
 func (m *memory) release(n int64) {
 	m.used.Add(-n)
+	m.signal()
+}
+
+func (m *memory) signal() {
 	select {
 	case m.freed <- struct{}{}:
 	default:

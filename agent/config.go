@@ -232,17 +232,18 @@ func (c *CaptureConfig) defaultName() string {
 // finite says that the capture ends by itself, and what it reads can wait.
 func (c *CaptureConfig) finite() bool { return c.File != "" || c.Stdin }
 
-// finiteMemory is the most that a finite capture reads ahead, in bytes. More
-// would only be packets that grow cold before they are sent, since those not
-// read yet can wait where they are; less would not fill a fast, long link.
-const finiteMemory = 16 << 20
+// finiteAhead is how much a finite capture has read and not sent yet, in bytes at
+// most. More would only grow cold in the processor's cache before it is sent, and can
+// wait where it is.
+const finiteAhead = 4 << 20
 
-// memory is how much of the memory that is allowed the capture makes use of.
-func (c *CaptureConfig) memory(allowed int64) int64 {
+// memory is what the capture's streams may hold, of what is allowed.
+func (c *CaptureConfig) memory(allowed config.Size) *memory {
+	m := newMemory(int64(allowed))
 	if c.finite() {
-		return min(allowed, finiteMemory)
+		m.ahead = finiteAhead
 	}
-	return allowed
+	return m
 }
 
 // check returns everything that is wrong with one capture.

@@ -165,7 +165,7 @@ func (q *queue) roomToSend() int64 {
 // chargeSent counts memory that a sent item takes.
 func (q *queue) chargeSent(n int64) {
 	q.sentSize += n
-	q.memory.sent.Add(n)
+	q.memory.chargeSent(n)
 }
 
 // mostSent is how much memory may be given to what was sent. A capture that

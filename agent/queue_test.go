@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"testing/synctest"
 
 	"pgregory.net/rapid"
 
@@ -414,6 +415,45 @@ func TestFiniteCaptureWaitsForMemory(t *testing.T) {
 		}
 	}
 	<-done
+}
+
+// TestFiniteCaptureDoesNotReadFarAhead: it waits while four batches are to be sent,
+// whatever is on its way, and goes on when two of them have been.
+func TestFiniteCaptureDoesNotReadFarAhead(t *testing.T) {
+	const size = batchSize + itemOverhead
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(64 << 20)
+		m.ahead = 4 * size
+		q := newQueue(m, OverflowBlock)
+		ep := q.begin(wire.Hello{})
+		stop, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			sink := newBatcher(q, ep, stop)
+			for range 40 {
+				sink.Packet(1, 0, batchSize/2, make([]byte, batchSize/2)) // one fills a batch
+			}
+			sink.Flush()
+		}()
+		q.greet(0)
+		if err := q.resume(0, 1<<30); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct{ sent, captured uint64 }{{0, 4}, {1, 4}, {2, 6}, {3, 6}, {4, 8}, {12, 16}} {
+			for uint64(ep.sentTo()) < want.sent {
+				if what, _ := q.take(ep); what != sendItem {
+					t.Fatalf("delivery %d", what)
+				}
+				synctest.Wait()
+			}
+			synctest.Wait()
+			if got := q.totals().captured; got != want.captured {
+				t.Errorf("with %d sent, %d were captured, want %d", want.sent, got, want.captured)
+			}
+		}
+		close(stop)
+		<-done
+	})
 }
 
 func TestAStoppedFiniteCaptureWaitsNoLonger(t *testing.T) {

@@ -30,6 +30,10 @@ type Take struct {
 	Snaplen uint32 // bytes to take of each packet; 0 is all that there are
 }
 
+func (t *Take) everything() bool {
+	return t.Filter == nil && (t.Snaplen == 0 || t.Snaplen >= pcap.MaxCaptured)
+}
+
 // A feed carries packets from a capture file, wherever that is read, to a Sink
 // for each of its interfaces. It is used once, by one goroutine.
 type feed struct {
@@ -37,6 +41,7 @@ type feed struct {
 	open    func(Info) Sink
 	pace    *pacer // nil is as fast as it goes
 	several bool   // the first interface is numbered like all others
+	direct  bool   // in never waits, so that records may be read in place
 
 	outlets []outlet // by the interface's number in the file
 }
@@ -61,6 +66,8 @@ func (f *feed) run(ctx context.Context, in io.Reader) error {
 		return err
 	}
 	for {
+		for f.direct && r.Direct() && f.fill(r) {
+		}
 		p, err := r.Next()
 		if err != nil {
 			return f.finish(ctx, r, err)
@@ -74,6 +81,21 @@ func (f *feed) run(ctx context.Context, in io.Reader) error {
 			return err
 		}
 	}
+}
+
+// fill reads records to where they are sent from, if there are any and nothing
+// is asked of each.
+func (f *feed) fill(r *pcap.Reader) bool {
+	sink, ok := f.outlets[0].sink.(RecordSink)
+	f.direct = ok && f.take.everything() && f.pace == nil
+	if !f.direct {
+		return false
+	}
+	run := r.Records(sink.Room())
+	if run.Count > 0 {
+		sink.Records(run)
+	}
+	return run.Count > 0
 }
 
 // finish announces interfaces without packets, too.

@@ -13,13 +13,17 @@ import (
 	"poip/internal/wire"
 )
 
-// tape records everything that a Source does, in order. All its fields are
-// guarded by mu.
+// tape records everything that a Source does, in order. Its fields are
+// guarded by mu where nothing else is said.
 type tape struct {
 	mu      sync.Mutex
 	changed sync.Cond
 	infos   []Info
 	events  []string // "open SUB", "packet SUB DATA", "empty SUB", "flush SUB"
+
+	// Of the goroutine that runs the Source.
+	room    [64 << 10]byte
+	inPlace int // packets that came by Records
 }
 
 func newTape() *tape {
@@ -79,7 +83,7 @@ func (t *tape) String() string {
 	return strings.Join(t.events, ", ")
 }
 
-// reel is the Sink of one stream.
+// reel is the RecordSink of one stream.
 type reel struct {
 	tape *tape
 	sub  string
@@ -91,6 +95,17 @@ func (r reel) Packet(sec, nsec, original uint32, data []byte) {
 func (r reel) Lost(n uint64, cause wire.Cause) { r.tape.note("lost %s %d %v", r.sub, n, cause) }
 func (r reel) Empty()                          { r.tape.note("empty %s", r.sub) }
 func (r reel) Flush()                          { r.tape.note("flush %s", r.sub) }
+
+func (r reel) Room() []byte { return r.tape.room[:] }
+func (r reel) Records(run pcap.Run) {
+	for records := r.tape.room[:run.Len]; len(records) > 0; {
+		sec, nsec, captured, original := pcap.Record(records)
+		length := pcap.RecordHeaderLen + captured
+		r.Packet(sec, nsec, original, records[pcap.RecordHeaderLen:length])
+		records = records[length:]
+	}
+	r.tape.inPlace += run.Count
+}
 
 func expectTape(t *testing.T, got *tape, want ...string) {
 	t.Helper()

@@ -76,7 +76,7 @@ func (f *File) read(ctx context.Context, open func(Info) Sink) error {
 	}
 	in := &watched{in: cancelable{ctx, file}, total: size, progress: f.Progress}
 	defer in.report()
-	carry := feed{take: f.Take, open: open, several: several}
+	carry := feed{take: f.Take, open: open, several: several, direct: true}
 	if f.Pace == PaceOriginal {
 		if carry.pace = f.pacer; carry.pace == nil {
 			carry.pace = newPacer()

@@ -40,6 +40,49 @@ func TestFileDeliversAllPacketsAndEnds(t *testing.T) {
 	}
 }
 
+// TestFileIsReadInPlace: what a pcap.Reader holds before anybody asks for records
+// comes packet by packet, and all the rest without a copy, where nothing is asked
+// of each packet.
+func TestFileIsReadInPlace(t *testing.T) {
+	texts := make([]string, 10000)
+	for i := range texts {
+		texts[i] = strings.Repeat("x", 1+i%97)
+	}
+	path := writeFile(t, captureOf(texts...))
+	for _, c := range []struct {
+		how     string
+		file    File
+		inPlace bool
+	}{
+		{"as it is", File{}, true},
+		{"the longest snaplen", File{Take: Take{Snaplen: pcap.MaxCaptured}}, true},
+		{"a snaplen", File{Take: Take{Snaplen: 1000}}, false},
+		{"a filter", File{Take: takeOf("x")}, false},
+		{"a pace", File{Pace: PaceOriginal, pacer: &pacer{now: time.Now, sleep: func(context.Context, time.Duration) error { return nil }}}, false},
+	} {
+		tape := newTape()
+		c.file.Path = path
+		if err := c.file.Run(t.Context(), tape.open); err != nil {
+			t.Error(err)
+		}
+		packets := 0
+		for _, e := range tape.events {
+			if strings.HasPrefix(e, "packet") {
+				if want := fmt.Sprintf("packet  %d.000000500 100 %s", packets+1, texts[packets]); e != want {
+					t.Fatalf("%s: %q, want %q", c.how, e, want)
+				}
+				packets++
+			}
+		}
+		if packets != len(texts) {
+			t.Errorf("%s: %d of %d packets", c.how, packets, len(texts))
+		}
+		if c.inPlace && tape.inPlace < packets/2 || !c.inPlace && tape.inPlace > 0 {
+			t.Errorf("%s: %d of %d packets in place", c.how, tape.inPlace, packets)
+		}
+	}
+}
+
 func TestFileWithoutPacketsHasAStream(t *testing.T) {
 	for _, name := range []string{"hdronly.pcap", "shbidb.pcapng"} {
 		tape := newTape()

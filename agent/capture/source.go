@@ -47,3 +47,15 @@ type Sink interface {
 	// that a packet is never held back for the sake of a fuller batch.
 	Flush()
 }
+
+// A RecordSink takes records as well, from where it wants them.
+type RecordSink interface {
+	Sink
+
+	// Room is where records may be written to, until anything else is called.
+	// It is tens of KiB.
+	Room() []byte
+
+	// Records takes the records that the room begins with.
+	Records(run pcap.Run)
+}

@@ -40,13 +40,18 @@ func readAll(in io.Reader) oracle.Reading {
 	for err == nil {
 		var p *Packet
 		if p, err = r.Next(); err == nil {
-			got.Frames = append(got.Frames, oracle.Frame{
-				Interface: p.Interface, Link: int(r.interfaces[p.Interface].LinkType), Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data),
-			})
+			got.Frames = append(got.Frames, frameOf(r, p))
 		}
 	}
 	if err != io.EOF {
 		got.Complaint = err.Error()
 	}
 	return got
+}
+
+func frameOf(r *Reader, p *Packet) oracle.Frame {
+	return oracle.Frame{
+		Interface: p.Interface, Link: int(r.interfaces[p.Interface].LinkType),
+		Sec: int64(p.Sec), Nsec: int64(p.Nsec), Original: int64(p.Original), Data: string(p.Data),
+	}
 }

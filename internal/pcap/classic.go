@@ -52,6 +52,9 @@ func (r *Reader) openClassic(magic uint32) error {
 	}
 	r.in.advance(FileHeaderLen)
 	r.next = c.next
+	if !c.order.big && c.headerLen == RecordHeaderLen && c.swapped == capturedFirst {
+		r.direct = c
+	}
 	return nil
 }
 

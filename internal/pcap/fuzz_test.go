@@ -26,12 +26,16 @@ func FuzzPcapngReader(f *testing.F) {
 	f.Fuzz(readTwice)
 }
 
-// readTwice reads whatever it is given, writes what it got in the record form,
-// and must read the same from that.
+// readTwice reads whatever it is given, in place too, writes what it got in the
+// record form, and must read the same from that.
 func readTwice(t *testing.T, content []byte) {
 	r, err := NewReader(bytes.NewReader(content))
 	if err != nil {
 		return
+	}
+	ours, size := readOurs(content), 1+len(content)/3
+	if got, _ := readDirect(t, pieces(content, size), 2*size); !reflect.DeepEqual(got, ours) {
+		t.Errorf("in place: %s", oracle.Difference(got, ours))
 	}
 	var records []byte
 	var want []oracle.Frame

@@ -46,7 +46,8 @@ type Interface struct {
 type Reader struct {
 	in         *window
 	next       func(*Packet) error
-	packet     Packet // the latest
+	direct     *classic // what Records can read; nil: nothing
+	packet     Packet   // the latest
 	interfaces []Interface
 	err        error // what ended the reading
 }

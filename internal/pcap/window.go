@@ -37,6 +37,16 @@ func (w *window) peek(n int) ([]byte, error) {
 	return w.buf[w.begin : w.begin+n : w.begin+n], nil
 }
 
+// held is what has been read and not used yet.
+func (w *window) held() []byte { return w.buf[w.begin:w.end] }
+
+// replace has rest held, which fits into the window, and counts n bytes that were
+// used before it.
+func (w *window) replace(rest []byte, n int) {
+	w.begin, w.end = 0, copy(w.buf, rest)
+	w.offset += int64(n)
+}
+
 // advance uses up n bytes that were peeked at; they stay valid as before.
 func (w *window) advance(n int) {
 	w.begin += n
