@@ -119,7 +119,18 @@ func (b *batcher) handOver() bool {
 	}
 	some := b.count > 0 || b.empty > 0
 	if some {
+		b.seal()
 		b.reset(b.queue.append(b.epoch, b.load, b.stop))
 	}
 	return some
+}
+
+// seal completes a frame that will hardly grow, while it is in the cache. Nobody
+// else gives numbers of the epoch away.
+func (b *batcher) seal() {
+	if b.sealed = len(b.frame) > batchSize/2; b.sealed {
+		wire.SealBatch(b.frame, wire.BatchHeader{
+			First: b.epoch.next, Count: uint32(b.count), Earliest: b.earliest, Latest: b.latest,
+		})
+	}
 }

@@ -116,6 +116,7 @@ type load struct {
 	count            uint64
 	empty            uint64 // packets that could not be gathered
 	earliest, latest int64
+	sealed           bool // the frame's header is complete, if this becomes a batch of its own
 }
 
 // append takes a load over and returns an empty buffer for the next one. It
@@ -133,7 +134,7 @@ func (q *queue) append(ep *epoch, l load, stop <-chan struct{}) []byte {
 			return l.frame
 		}
 		it := q.item()
-		it.frame, it.count, it.earliest, it.latest = l.frame, l.count, l.earliest, l.latest
+		it.frame, it.count, it.earliest, it.latest, it.sealed = l.frame, l.count, l.earliest, l.latest, l.sealed
 		q.charge(it.size())
 		ep.push(it)
 		l.frame = q.buffers.get(batchSize)
@@ -164,7 +165,7 @@ func (q *queue) grow(ep *epoch, l load) bool {
 	if len(it.frame)+len(records) > min(batchSize, cap(it.frame)) {
 		return false
 	}
-	it.frame = append(it.frame, records...)
+	it.frame, it.sealed = append(it.frame, records...), false
 	it.count += l.count
 	it.earliest, it.latest = min(it.earliest, l.earliest), max(it.latest, l.latest)
 	ep.next += wire.PacketNumber(l.count)
