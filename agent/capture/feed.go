@@ -65,8 +65,10 @@ func (f *feed) run(ctx context.Context, in io.Reader) error {
 	if err := f.announce(ctx, r.Interfaces()); err != nil {
 		return err
 	}
+	sink := f.recordSink()
 	for {
-		for f.direct && r.Direct() && f.fill(r) {
+		if sink != nil && r.Direct() && fill(sink, r) {
+			continue
 		}
 		p, err := r.Next()
 		if err != nil {
@@ -83,14 +85,18 @@ func (f *feed) run(ctx context.Context, in io.Reader) error {
 	}
 }
 
-// fill reads records to where they are sent from, if there are any and nothing
-// is asked of each.
-func (f *feed) fill(r *pcap.Reader) bool {
-	sink, ok := f.outlets[0].sink.(RecordSink)
-	f.direct = ok && f.take.everything() && f.pace == nil
-	if !f.direct {
-		return false
+// recordSink is where a pcap file's records may be read to, or nil where that is
+// not to be, as something is asked of each packet.
+func (f *feed) recordSink() RecordSink {
+	if !f.direct || f.pace != nil || !f.take.everything() || len(f.outlets) != 1 {
+		return nil
 	}
+	sink, _ := f.outlets[0].sink.(RecordSink)
+	return sink
+}
+
+// fill says whether there were any records.
+func fill(sink RecordSink, r *pcap.Reader) bool {
 	run := r.Records(sink.Room())
 	if run.Count > 0 {
 		sink.Records(run)
