@@ -29,6 +29,7 @@ type told struct {
 	records []byte
 	serial  uint64 // of the journal that was open then; 0: durable since long ago
 	dropped bool   // became a gap: spool_overflow
+	doomed  bool   // was deleted while it became one, which a crash may undo by half
 }
 
 func (l told) String() string {
@@ -299,6 +300,9 @@ func (m *machine) DropOldest(t *rapid.T) {
 	gone := m.j.DropOldest(e.epoch, e.first, end)
 	gaps, freed := gone.Gaps, gone.Bytes
 	if len(gaps) == 0 {
+		for i := range m.log[:m.most] {
+			m.log[i].doomed = m.log[i].doomed || freed > 0
+		}
 		return
 	}
 	if freed <= 0 && len(gaps) > 0 && m.o.Segment > 8000 {

@@ -17,6 +17,14 @@ func (l *told) shown() (Kind, wire.Cause) {
 	return l.kind, l.cause
 }
 
+// revive has a doomed entry be the gap that was read in its place: its deletion
+// did not survive.
+func (m *machine) revive(l *told, e *Entry) {
+	if l.doomed && l.kind == Batch && e.Kind == Gap && (e.Cause == wire.CauseSpoolOverflow || e.Cause == m.o.Damage) {
+		l.kind, l.cause, l.dropped = Gap, e.Cause, false
+	}
+}
+
 // match says whether what a Reader returned is the log from some entry on.
 func (m *machine) match(all []Entry, records [][]byte, at int) (err error) {
 	before := slices.Clone(m.log)
@@ -30,6 +38,7 @@ func (m *machine) match(all []Entry, records [][]byte, at int) (err error) {
 			return fmt.Errorf("entry %+v is one too many", e)
 		}
 		l := &m.log[at]
+		m.revive(l, &e)
 		kind, cause := l.shown()
 		if l.dropped && e.Kind == Batch { // the deletion did not survive
 			l.dropped, kind, cause = false, Batch, 0
@@ -48,6 +57,7 @@ func (m *machine) match(all []Entry, records [][]byte, at int) (err error) {
 				return fmt.Errorf("gap %+v is too long", e)
 			}
 			l = &m.log[at]
+			m.revive(l, &e)
 			if k, c := l.shown(); k != Gap || c != cause || l.epoch != e.Epoch.ID {
 				return fmt.Errorf("gap %+v reaches over %v", e, *l)
 			}
