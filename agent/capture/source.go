@@ -48,12 +48,12 @@ type Sink interface {
 	Flush()
 }
 
-// A RecordSink takes records as well, from where it wants them.
+// A RecordSink takes whole records as well, from where it has room for them.
 type RecordSink interface {
 	Sink
 
-	// Room is where records may be written to, until anything else is called.
-	// It is tens of KiB.
+	// Room is where records may be put, until any other method is called. It is
+	// tens of KiB.
 	Room() []byte
 
 	// Records takes the records that the room begins with.

@@ -25,10 +25,10 @@ func (r *Reader) Direct() bool {
 	return len(held) < RecordHeaderLen || len(held)-RecordHeaderLen < int(binary.LittleEndian.Uint32(held[8:]))
 }
 
-// Records reads from the input straight to where records are wanted, which saves
-// to copy each. It reads once, and may find no record: because none fits into
-// dst, or because the next is none as the record form has it. Next is for that
-// one, and tells of the end and of errors. It is called where Direct says so.
+// Records reads from the input straight into dst, which saves a copy of each record,
+// and returns what whole ones dst then begins with. It is called where Direct says
+// so. It reads once and may find none: the next does not fit, has no bytes or is
+// damaged, or the input has ended. That is for Next to tell.
 func (r *Reader) Records(dst []byte) Run {
 	w := r.in
 	dst = dst[:min(len(dst), len(w.buf))]
@@ -44,8 +44,8 @@ func (r *Reader) Records(dst []byte) Run {
 	return run
 }
 
-// adopt makes a run of the whole records at the start of b, in place, up to
-// where one needs more than that its numbers are put right.
+// adopt puts the whole records at the start of b into the record form, in place. It
+// stops at one that needs more than other numbers in its header.
 func (c *classic) adopt(b []byte) Run {
 	le := binary.LittleEndian
 	run := Run{Earliest: math.MaxInt64, Latest: math.MinInt64}
