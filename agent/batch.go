@@ -12,7 +12,7 @@ import (
 // A batcher gathers the packets of one epoch into batch frames, in place:
 // room for the headers, then records as they will stand on the wire. It is
 // the capture.RecordSink that a Source fills, owned by the Source's goroutine. A
-// packet costs one copy; the queue is bothered once for a batch.
+// packet costs one copy at most; the queue is bothered once for a batch.
 type batcher struct {
 	queue *queue
 	epoch *epoch

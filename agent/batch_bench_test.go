@@ -23,10 +23,7 @@ func BenchmarkFraming(b *testing.B) {
 				q.work = make(chan struct{}, 1)
 			}
 			ep := q.begin(wire.Hello{})
-			q.greet(0)
-			if err := q.resume(0, 16<<20); err != nil {
-				b.Fatal(err)
-			}
+			accept(b, q, 16<<20)
 			sink := newBatcher(q, ep, nil)
 			data := make([]byte, length)
 			b.SetBytes(int64(length + pcap.RecordHeaderLen))

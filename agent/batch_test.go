@@ -62,10 +62,7 @@ func TestRecordsInPlaceMakeTheSameBatches(t *testing.T) {
 	frames := func(put func(*batcher, []byte)) (frames [][]byte) {
 		q := newQueue(newMemory(64<<20), OverflowBlock)
 		ep := q.begin(wire.Hello{})
-		q.greet(0)
-		if err := q.resume(0, 1<<30); err != nil {
-			t.Fatal(err)
-		}
+		accept(t, q, 1<<30)
 		sink := newBatcher(q, ep, nil)
 		for i, r := range records {
 			put(sink, r)

@@ -345,10 +345,7 @@ func TestOverflowDropsTheOldestIntoOneGap(t *testing.T) {
 		sink.Packet(uint32(i+1), 0, uint32(len(data)), data)
 		sink.Flush()
 	}
-	q.greet(0)
-	if err := q.resume(0, 1<<30); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1<<30)
 	_, it := q.take(ep)
 	if want := (wire.Gap{First: 0, Count: 6, Cause: wire.CauseSpoolOverflow, Earliest: 1e9, Latest: 6e9}); it.gap() != want {
 		t.Errorf("gap %+v, want %+v", it.gap(), want)
@@ -382,6 +379,15 @@ func TestGapsOfSeveralCausesMergeByCause(t *testing.T) {
 	}
 }
 
+// accept has a relay that has nothing take the oldest epoch.
+func accept(t testing.TB, q *queue, window uint32) {
+	t.Helper()
+	q.greet(0)
+	if err := q.resume(0, window); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestFiniteCaptureWaitsForMemory(t *testing.T) {
 	q := newQueue(newMemory(batchSize), OverflowBlock)
 	ep := q.begin(wire.Hello{})
@@ -395,10 +401,7 @@ func TestFiniteCaptureWaitsForMemory(t *testing.T) {
 		sink.Flush()
 		q.close(ep, true)
 	}()
-	q.greet(0)
-	if err := q.resume(0, 1<<30); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1<<30)
 	next := wire.PacketNumber(0)
 	for next < 40 {
 		switch what, it := q.take(ep); what {
@@ -435,10 +438,7 @@ func TestFiniteCaptureDoesNotReadFarAhead(t *testing.T) {
 			}
 			sink.Flush()
 		}()
-		q.greet(0)
-		if err := q.resume(0, 1<<30); err != nil {
-			t.Fatal(err)
-		}
+		accept(t, q, 1<<30)
 		sent := uint64(0)
 		for _, want := range []struct{ sent, captured uint64 }{{0, 4}, {1, 4}, {2, 6}, {3, 6}, {4, 8}, {12, 16}} {
 			for ; sent < want.sent; sent++ {
@@ -487,10 +487,7 @@ func TestSmallBatchesGrowWhileNobodyTakesThem(t *testing.T) {
 func TestFramesInFlightTakeTheMemoryTheyNeed(t *testing.T) {
 	q := newQueue(newMemory(64<<20), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
-	q.greet(0)
-	if err := q.resume(0, 16<<20); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 16<<20)
 	sink := newBatcher(q, ep, nil)
 	for range 1000 { // as with latency = "low", and a relay far away
 		sink.Packet(1, 0, 60, make([]byte, 60))
@@ -558,10 +555,7 @@ func TestEmptyFiniteCaptureIsStillSaid(t *testing.T) {
 	ep := q.begin(wire.Hello{})
 	q.close(ep, true)
 	q.end()
-	q.greet(0)
-	if err := q.resume(0, 1); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1)
 	if what, _ := q.take(ep); what != sendEnd {
 		t.Errorf("delivery %d", what)
 	}
@@ -573,10 +567,7 @@ func TestEmptyFiniteCaptureIsStillSaid(t *testing.T) {
 func TestWhatIsBeingWrittenIsNotRecycled(t *testing.T) {
 	q := newQueue(newMemory(1<<20), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
-	q.greet(0)
-	if err := q.resume(0, 1<<20); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1<<20)
 	sink := newBatcher(q, ep, nil)
 	sink.Packet(1, 2, 3, []byte{1, 2, 3})
 	sink.Flush()
@@ -596,10 +587,7 @@ func TestWhatIsBeingWrittenIsNotRecycled(t *testing.T) {
 func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
 	q := newQueue(newMemory(8*(batchSize+itemOverhead)), OverflowDropOldest)
 	ep := q.begin(wire.Hello{})
-	q.greet(0)
-	if err := q.resume(0, 1<<30); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1<<30)
 	sink := newBatcher(q, ep, nil)
 	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
 	for range 100 { // a link that is dead, and nobody knows yet
@@ -623,10 +611,7 @@ func TestOnlyHalfOfTheMemoryIsInFlight(t *testing.T) {
 func TestAllOfTheMemoryIsInFlightWhereNothingIsDropped(t *testing.T) {
 	q := newQueue(newMemory(8*(batchSize+itemOverhead)), OverflowBlock)
 	ep := q.begin(wire.Hello{})
-	q.greet(0)
-	if err := q.resume(0, 1<<30); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, q, 1<<30)
 	sink := newBatcher(q, ep, nil)
 	data := make([]byte, batchSize-wire.BatchPrefixLen-pcap.RecordHeaderLen)
 	for range 8 {
@@ -695,10 +680,7 @@ func TestStreamsTogetherSendHalfOfTheMemory(t *testing.T) {
 			sink.Packet(1, 0, uint32(len(data)), data)
 			sink.Flush()
 		}
-		q.greet(0)
-		if err := q.resume(0, 1<<30); err != nil {
-			t.Fatal(err)
-		}
+		accept(t, q, 1<<30)
 		if sent := send(q, ep); sent != want {
 			t.Errorf("stream %d: %d are in flight, want %d", i, sent, want)
 		}
