@@ -99,7 +99,7 @@ func wrong(at int64, format string, args ...any) error {
 // because it ended or because reading failed.
 func (r *Reader) cut(at int64, what string, got, want int, err error) error {
 	if !errors.Is(err, io.EOF) {
-		return fmt.Errorf("offset %d: %w", r.in.offset+int64(r.in.end-r.in.begin), err)
+		return fmt.Errorf("offset %d: %w", r.in.offset+int64(len(r.in.held())), err)
 	}
 	return &Error{
 		Offset: at,

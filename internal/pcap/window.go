@@ -31,7 +31,7 @@ func newWindow(in io.Reader) *window {
 func (w *window) peek(n int) ([]byte, error) {
 	if w.end-w.begin < n {
 		if err := w.fill(n); err != nil {
-			return w.buf[w.begin:w.end], err
+			return w.held(), err
 		}
 	}
 	return w.buf[w.begin : w.begin+n : w.begin+n], nil
@@ -59,7 +59,7 @@ func (w *window) skip(n int64) error {
 		if _, err := w.peek(1); err != nil {
 			return err
 		}
-		step := min(n, int64(w.end-w.begin))
+		step := min(n, int64(len(w.held())))
 		w.advance(int(step))
 		n -= step
 	}
@@ -87,7 +87,7 @@ func (w *window) fill(n int) error {
 // makeRoom moves what is not used yet to the front of a buffer of n bytes at
 // least.
 func (w *window) makeRoom(n int) {
-	rest := w.buf[w.begin:w.end]
+	rest := w.held()
 	if n > len(w.buf) {
 		w.buf = make([]byte, min(max(n, 2*len(w.buf)), maxWindow))
 	}
