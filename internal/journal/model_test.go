@@ -301,7 +301,9 @@ func (m *machine) DropOldest(t *rapid.T) {
 	gaps, freed := gone.Gaps, gone.Bytes
 	if len(gaps) == 0 {
 		for i := range m.log[:m.most] {
-			m.log[i].doomed = m.log[i].doomed || freed > 0
+			if l := &m.log[i]; freed > 0 && l.epoch == e.epoch && l.first >= e.first && l.next <= end {
+				l.doomed = true
+			}
 		}
 		return
 	}
